@@ -1,0 +1,1 @@
+"""Images and prompts as model inputs, segments, packs, rope positions, collate."""

@@ -1,0 +1,1 @@
+"""The `coordexp` command: turns errors into sentences and exit codes."""

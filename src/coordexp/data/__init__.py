@@ -1,0 +1,1 @@
+"""Data files: JSONL, importers, rescale, conversion, validation, embedded sources, mixtures and samplers."""

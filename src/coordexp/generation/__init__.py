@@ -1,0 +1,1 @@
+"""One backend protocol for rollouts and inference, seeds and scores."""

@@ -1,0 +1,1 @@
+"""Costs, gates and assignment between predictions and ground truth."""

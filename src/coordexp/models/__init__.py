@@ -1,0 +1,1 @@
+"""Loading and saving checkpoints, the coordinate vocabulary, the tiny model."""

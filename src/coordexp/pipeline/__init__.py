@@ -1,0 +1,1 @@
+"""infer, eval, vis and their artifacts."""

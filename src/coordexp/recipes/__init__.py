@@ -1,0 +1,1 @@
+"""Composition roots: read top to bottom, no logic."""

@@ -1,0 +1,1 @@
+"""Actor side of Stage-2; imports no torch."""

@@ -1,0 +1,1 @@
+"""The supervision table: (provenance, role) to weight, and target sequences made with it."""

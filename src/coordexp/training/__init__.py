@@ -1,0 +1,1 @@
+"""Learner side: step trainer, objective, step loader, callbacks, checkpoints."""

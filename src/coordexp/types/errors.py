@@ -1,0 +1,44 @@
+"""Errors a user can act on. Each says where, what, and what to do; the command line prints it as one sentence and exits with 2."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in the user's input, configuration or environment.
+
+    Example: `DataError("x2=120 < x1=180", where="train.jsonl:412: objects[3].bbox_2d", fix="run 'coordexp data validate train.jsonl' to list all")`
+    prints `train.jsonl:412: objects[3].bbox_2d: x2=120 < x1=180; run 'coordexp data validate train.jsonl' to list all`.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.fix = fix
+        super().__init__(what, where, fix)
+
+    def __str__(self) -> str:
+        where = f"{self.where}: " if self.where else ""
+        fix = f"; {self.fix}" if self.fix else ""
+        return f"{where}{self.what}{fix}"
+
+
+class ConfigError(UserError):
+    """A configuration file or override that cannot be used."""
+
+
+class DataError(UserError):
+    """A data file, record or image that breaks the data contract."""
+
+
+class CheckpointError(UserError):
+    """A model folder that cannot do what is asked of it."""
+
+
+class OutputError(UserError):
+    """An output folder or file that cannot be written."""
+
+
+class BackendError(UserError):
+    """A generation backend, text encoder or tool that is not available."""

@@ -1,0 +1,110 @@
+"""Writes that leave the old file or the new one, never half of one. Every artifact of the package goes through here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from coordexp.types.errors import OutputError
+
+_CANNOT_WRITE = {
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EFBIG: "the file would be larger than allowed here",
+}
+
+
+def describe_os_error(error: OSError) -> OutputError | None:
+    """The sentence for an output that cannot be written; None when the error is of another kind."""
+    reason = _CANNOT_WRITE.get(error.errno or 0)
+    if reason is None:
+        return None
+    return OutputError(reason, where=str(error.filename or "output"), fix="free space or choose another output folder")
+
+
+@contextmanager
+def translate_os_errors(path: Path) -> Iterator[None]:
+    """Raise `OutputError` in place of an OSError that says that `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        described = describe_os_error(error)
+        if described is None:
+            raise
+        raise OutputError(described.what, where=str(path), fix=described.fix) from error
+
+
+def ensure_output_folder(folder: Path) -> Path:
+    """Create `folder` and prove that a file can be written there, before work starts that would be lost otherwise.
+
+    Raises:
+        OutputError: it cannot be created or written.
+    """
+    with translate_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-") as probe:
+            probe.write(b"0" * 4096)
+            probe.flush()
+    return folder
+
+
+@contextmanager
+def atomic_writer(path: Path, mode: str = "w") -> Iterator[IO[str]]:
+    """A text file that appears at `path` complete (flushed to disk, then renamed) or not at all.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written.
+    """
+    with translate_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, mode, encoding="utf-8", newline="\n") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic `path.write_text`."""
+    with atomic_writer(path) as stream:
+        stream.write(text)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder that replaces `path` as a whole when the block ends without an error; on an error the old one stays.
+
+    Raises:
+        OutputError: the disk is full, or the parent cannot be written.
+    """
+    with translate_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            if path.exists():
+                old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+                path.rename(old / "previous")
+                temporary.rename(path)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
