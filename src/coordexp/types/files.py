@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -33,7 +33,7 @@ def describe_os_error(error: OSError) -> OutputError | None:
 
 
 @contextmanager
-def translate_os_errors(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Generator[None]:
     """Raise `OutputError` in place of an OSError that says that `path` cannot be written."""
     try:
         yield
@@ -59,7 +59,7 @@ def ensure_output_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def atomic_writer(path: Path, mode: str = "w") -> Iterator[IO[str]]:
+def atomic_writer(path: Path, mode: str = "w") -> Generator[IO[str]]:
     """A text file that appears at `path` complete (flushed to disk, then renamed) or not at all.
 
     Raises:
@@ -87,7 +87,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Generator[Path]:
     """A folder that replaces `path` as a whole when the block ends without an error; on an error the old one stays.
 
     Raises:

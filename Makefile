@@ -1,0 +1,56 @@
+# Every target sets up what it needs: a virtual environment in .venv, installed once for each change of the pins.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+.PHONY: help install demo tiny tiny-score test test-full lint fix types bench docs clean system
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@bash tools/setup_venv.sh "$(PYTHON)" "$(VENV)"
+	@touch $(READY)
+
+install: $(READY) ## create .venv with the package and everything that demo and tests need
+
+system: $(READY) ## what the browser tests need from the system (Chromium and fonts), installed when that is allowed
+	@bash tools/setup_system.sh
+
+demo: $(READY) ## fine-tune, infer, evaluate and show a small detector on this machine's CPU (about 10 minutes)
+	@$(BIN)/coordexp demo --output output/demo
+
+tiny: $(READY) ## pretrain the tiny checkpoint that the package ships (up to 90 minutes)
+	@$(BIN)/coordexp model tiny --pretrain --output output/tiny
+
+tiny-score: $(READY) ## reproduce the held-out scores of the shipped checkpoint's model card
+	@$(BIN)/coordexp model score-tiny --output output/tiny-score
+
+test: $(READY) system ## every test in its short form, import rules, lint, types, coverage of the torch-free core
+	@bash tools/run_tests.sh
+
+test-full: $(READY) system ## the same with the long forms
+	@COORDEXP_LONG=1 bash tools/run_tests.sh
+
+lint: $(READY) ## ruff and the import rules
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+fix: $(READY) ## let ruff mend what it can
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+types: $(READY) ## pyright, strict in the torch-free core
+	@$(BIN)/pyright
+
+bench: $(READY) ## every benchmark in its quick form
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
+
+docs: $(READY) ## write the generated pages and check that the others are current
+	@$(BIN)/python tools/generate_docs.py
+
+clean: ## remove everything that a target made, the virtual environment included
+	@rm -rf $(VENV) output build dist .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov site src/*.egg-info
