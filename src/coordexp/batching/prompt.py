@@ -15,7 +15,6 @@ from coordexp.codec.prompts import Prompt
 from coordexp.types.errors import CheckpointError, DataError
 from coordexp.types.sequences import ImageInputs, IntArray, PromptInputs
 
-
 _MAX_TEMPLATES = 4096
 """Category lists can make every prompt different; the cache must not grow with the data set."""
 
