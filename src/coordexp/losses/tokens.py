@@ -1,0 +1,27 @@
+"""Cross-entropy of next tokens. Sums; the caller divides by its own denominator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def upcast(values: Tensor) -> Tensor:
+    """float32 for the half precisions; float32 and float64 stay as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def token_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """sum_i w_i * (logsumexp_v logits[i, v] - logits[i, target_i]).
+
+    Args:
+        logits: Float[Tensor, "num_tokens vocab"], row i predicts target i (the causal shift was done by the caller).
+        targets: Long[Tensor, "num_tokens"], vocabulary ids.
+        weight: Float[Tensor, "num_tokens"].
+
+    Returns:
+        Scalar, float32 or wider. 0 for no tokens.
+    """
+    losses = F.cross_entropy(upcast(logits), targets, reduction="none")
+    return (weight * losses).sum()
