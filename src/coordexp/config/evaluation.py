@@ -1,0 +1,68 @@
+"""Schema of an evaluation: the file of `coordexp eval --config`, and the section `eval` of an inference pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from coordexp.config.sections import Count, FilePath, FileSection, KeyProblem, Positive, Section, Share, Switch, Text
+from coordexp.config.unbuilt import EVALUATION, Unbuilt
+
+IGNORED_NAMES = ("unknown_policy", "semantic_fallback")
+"""Accepted for older commands, without effect; the command line warns once."""
+
+
+class EvalSettings(Section):
+    """How to evaluate, whatever is evaluated."""
+
+    metrics: Literal["coco", "f1ish", "both"] = "both"
+    strict_parse: Switch = False
+    """A line that is not JSON stops the evaluation instead of being counted."""
+    no_segm: Switch = False
+    """Boxes only, also when polygons are there."""
+    iou_thrs: tuple[Share, ...] | None = None
+    """IoU thresholds of COCO AP; absent: 0.50:0.05:0.95."""
+    f1ish_iou_thrs: tuple[Share, ...] = (0.3, 0.5)
+    f1ish_pred_scope: Literal["annotated", "all"] = "annotated"
+    label_match: Literal["exact", "semantic"] = "exact"
+    """How a predicted name finds its category: equal normalized text, or the nearest sentence embedding."""
+    semantic_model: Text = "sentence-transformers/all-MiniLM-L6-v2"
+    semantic_threshold: Share = 0.6
+    semantic_device: Text = "cpu"
+    semantic_batch_size: Positive = 64
+    pixel_mode: Literal["int", "exact"] = "int"
+    """`int`: integer pixels; `exact`: `points_exact` where present."""
+    score_mode: Literal["auto", "model", "constant"] = "auto"
+    overlay: Switch = False
+    overlay_k: Count = 12
+    """Images with most errors that are drawn; 0: none."""
+    num_workers: Count = 0
+    bootstrap: Count = 0
+    """Resamples for 95 % intervals; 0: none."""
+    unknown_policy: Text | None = None
+    """Without effect; read for older commands."""
+    semantic_fallback: Text | None = None
+    """Without effect; read for older commands."""
+
+
+class EvalConfig(FileSection, EvalSettings):
+    """One evaluation: settings with input and output."""
+
+    unbuilt: ClassVar[tuple[Unbuilt, ...]] = EVALUATION
+
+    pred_jsonl: FilePath
+    """The artifact `gt_vs_pred.jsonl`. No default."""
+    out_dir: FilePath
+    """Folder for the results; those of an earlier run in it are replaced. No default."""
+
+    def problems(self) -> Iterator[KeyProblem]:
+        yield from threshold_problems(self, "")
+
+
+def threshold_problems(settings: EvalSettings, prefix: str) -> Iterator[KeyProblem]:
+    """Two thresholds that would share a key are an error."""
+    for name, values in (("iou_thrs", settings.iou_thrs or ()), ("f1ish_iou_thrs", settings.f1ish_iou_thrs)):
+        if len({f"{value:.2f}" for value in values}) != len(values):
+            yield KeyProblem(f"{prefix}{name}", "two thresholds agree to two decimals", "keep one of them")
+        if not values and name in settings.model_fields_set:
+            yield KeyProblem(f"{prefix}{name}", "is empty", "remove it or list thresholds")

@@ -1,0 +1,127 @@
+"""Schema of an inference pipeline: one file without `extends`, for infer, eval and vis. Flags of the command line win."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from coordexp.config.evaluation import EvalSettings, threshold_problems
+from coordexp.config.rollout import RepeatTerminateSection
+from coordexp.config.sections import Count, FilePath, FileSection, KeyProblem, NonNegative, Positive, PositiveNumber, Section, Share, Switch, Text
+from coordexp.config.unbuilt import INFER, Unbuilt
+
+
+class RunSection(Section):
+    name: Text
+    """Last part of the run's folder. No default."""
+    output_dir: FilePath
+    """Artifacts land in `<output_dir>/<name>/`. No default."""
+    root_image_dir: FilePath | None = None
+    """Folder that image paths count from; absent: the folder of the data file. The environment variable ROOT_IMAGE_DIR wins."""
+
+
+class StagesSection(Section):
+    infer: Switch
+    eval: Switch
+    vis: Switch
+
+
+class BackendSection(Section):
+    type: Literal["hf", "vllm"] = "hf"
+    mode: Literal["server", "local"] = "server"
+    """vllm only: an OpenAI-compatible server, or in process."""
+    base_url: Text | None = None
+    model: Text | None = None
+    """Name that the server gives the model; absent: the checkpoint."""
+    auto_launch: Switch = False
+    timeout_s: PositiveNumber = 240.0
+    client_concurrency: Positive = 16
+    server_options: dict[str, Any] = Field(default_factory=dict[str, Any])
+    attn_impl: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """Preferred attention implementation; one that is missing falls back with a notice."""
+    torch_dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+
+
+class GenerationSection(Section):
+    temperature: NonNegative = 0.0
+    """0 is greedy."""
+    top_p: Share = 1.0
+    max_new_tokens: Positive = 1024
+    repetition_penalty: PositiveNumber = 1.0
+    batch_size: Positive = 8
+    seed: Count = 42
+
+
+class InferSection(Section):
+    gt_jsonl: FilePath
+    """Data file: images with their ground truth. No default."""
+    model_checkpoint: Text
+    """Folder of the checkpoint. No default."""
+    mode: Literal["coord", "text", "auto", "native"] = "auto"
+    pred_coord_mode: Literal["auto", "pixel", "norm1000"] = "auto"
+    backend: BackendSection = Field(default_factory=BackendSection)
+    generation: GenerationSection = Field(default_factory=GenerationSection)
+    device: Text = "auto"
+    """`cpu`, `cuda:0`, …; auto: the first GPU, or the CPU when there is none."""
+    limit: Count = 0
+    """Only the first N records; 0: all."""
+    detect_samples: Positive = 128
+    """Records that `mode: auto` looks at."""
+    coord_space: Literal["pixel", "norm1000", "token"] | None = None
+    """For data files that do not say in which space their coordinates are."""
+    object_ordering: Literal["sorted", "random"] = "sorted"
+    """As in training: it is part of the prompt."""
+    object_field_order: Literal["desc_first", "geometry_first"] = "desc_first"
+    """As in training: it is part of the prompt."""
+    geometry_kinds: tuple[Literal["bbox_2d", "poly"], ...] = ("bbox_2d",)
+    """As in training: it is part of the prompt."""
+    prompt_labels: tuple[Text, ...] | Literal["none", "all", "gt"] = "none"
+    """Category list in the prompt: given names, all categories of the file, or those of the image."""
+    coord_decode: Literal["argmax", "expectation"] = "argmax"
+    coord_decode_window: Positive = 24
+    """Expectation only: bins on each side of the mode."""
+    constrained_decoding: Literal["off", "json"] = "off"
+    repeat_terminate: RepeatTerminateSection = Field(default_factory=RepeatTerminateSection)
+    shard: Text | None = None
+    """`i/n`: only whole windows of the i-th of n parts."""
+
+
+class ArtifactsSection(Section):
+    """Explicit paths in place of `<run.output_dir>/<run.name>/…`."""
+
+    gt_vs_pred_jsonl: FilePath | None = None
+    summary_json: FilePath | None = None
+    resolved_config_json: FilePath | None = None
+    eval_dir: FilePath | None = None
+    vis_dir: FilePath | None = None
+
+
+class VisSection(Section):
+    limit: Count = 20
+    """Images that are drawn; 0: all."""
+
+
+class InferConfig(FileSection):
+    """An inference pipeline."""
+
+    unbuilt: ClassVar[tuple[Unbuilt, ...]] = INFER
+    allows_extends: ClassVar[bool] = False
+
+    run: RunSection
+    stages: StagesSection = Field(default_factory=lambda: StagesSection(infer=True, eval=False, vis=False))
+    infer: InferSection | None = None
+    """Required when the stage `infer` runs."""
+    artifacts: ArtifactsSection = Field(default_factory=ArtifactsSection)
+    eval: EvalSettings = Field(default_factory=EvalSettings)
+    vis: VisSection = Field(default_factory=VisSection)
+
+    def problems(self) -> Iterator[KeyProblem]:
+        if not any((self.stages.infer, self.stages.eval, self.stages.vis)):
+            yield KeyProblem("stages", "no stage is on", "set infer, eval or vis to true")
+        if self.stages.infer and self.infer is None:
+            yield KeyProblem("infer", "is required when stages.infer is true", "name infer.gt_jsonl and infer.model_checkpoint")
+        if "/" in self.run.name or self.run.name in {".", ".."}:
+            yield KeyProblem("run.name", "must be a plain folder name", "put folders into run.output_dir")
+        yield from threshold_problems(self.eval, "eval.")

@@ -1,0 +1,150 @@
+"""Schema of the section `training`: names of Hugging Face TrainingArguments pass through, beside settings of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from coordexp.config.hf_arguments import HF_ARGUMENTS
+from coordexp.config.sections import Count, FilePath, KeyProblem, NonNegative, Positive, PositiveNumber, Section, Share, Switch, Text, Whole
+
+_KIND_TYPES: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "dict": (dict,), "list": (list, tuple)}
+_KIND_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text", "dict": "a section", "list": "a list"}
+
+Strategy = Literal["no", "steps", "epoch"]
+
+
+class TrainingSection(Section):
+    """Declared here: what recipes read, what has a default of its own, and what is decisive. Every other name of TrainingArguments is checked and passed on."""
+
+    model_config = ConfigDict(extra="allow")
+    passthrough: ClassVar[frozenset[str]] = frozenset(HF_ARGUMENTS)
+    ours: ClassVar[frozenset[str]] = frozenset(
+        {
+            "effective_batch_size",
+            "packing",
+            "packing_buffer",
+            "packing_min_fill_ratio",
+            "packing_drop_last",
+            "eval_packing",
+            "optimizer",
+            "vit_lr",
+            "aligner_lr",
+            "save_delay_steps",
+            "logging_dir",
+        }
+    )
+    managed: ClassVar[frozenset[str]] = frozenset(
+        {"do_train", "do_eval", "do_predict", "local_rank", "remove_unused_columns", "label_names", "auto_find_batch_size"}
+    )
+    """TrainingArguments that the trainer sets itself."""
+    replaced: ClassVar[dict[str, str]] = {
+        "evaluation_strategy": "write eval_strategy",
+        "warmup_ratio": "write warmup_steps: a value below 1 is a share of all steps",
+        "no_cuda": "write use_cpu",
+        "group_by_length": "write train_sampling_strategy: group_by_length",
+        "per_gpu_train_batch_size": "write per_device_train_batch_size",
+        "overwrite_output_dir": "remove it: every run has a new folder",
+    }
+
+    output_dir: FilePath
+    """Folder for runs: each makes `v<N>-<date>-<time>/<run_name>` in it. No default."""
+    run_name: Text
+    """Last part of the run folder. No default."""
+    learning_rate: PositiveNumber
+    """No default: it decides the experiment."""
+    max_steps: Whole = -1
+    """Optimizer steps; -1: `num_train_epochs` decides."""
+    num_train_epochs: PositiveNumber | None = None
+    per_device_train_batch_size: Positive = 1
+    per_device_eval_batch_size: Positive = 1
+    gradient_accumulation_steps: Positive | None = None
+    """Derived from `effective_batch_size` when that is given; else 1."""
+    effective_batch_size: Positive | None = None
+    """Samples of one optimizer step over all devices; accumulation is derived (rounded up) and logged."""
+    lr_scheduler_type: Text = "cosine"
+    warmup_steps: NonNegative = 0
+    """Optimizer steps; a value below 1 is a share of all steps."""
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: NonNegative = 1.0
+    seed: Count = 42
+    eval_strategy: Strategy = "no"
+    eval_steps: PositiveNumber | None = None
+    save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
+    save_steps: PositiveNumber = 500
+    save_total_limit: Positive | None = None
+    logging_steps: PositiveNumber = 10
+    resume_from_checkpoint: Text | bool | None = None
+    """Folder of a checkpoint, or true for the newest one of this run's output_dir and run_name."""
+    use_cpu: Switch = False
+    bf16: Switch = False
+    fp16: Switch = False
+    gradient_checkpointing: Switch = False
+    dataloader_num_workers: Count = 0
+    logging_dir: FilePath | None = None
+    """TensorBoard events; absent: `runs` inside the run folder."""
+
+    packing: Switch = False
+    """Join samples into rows of `global_max_length`, without attention between them."""
+    packing_buffer: Positive = 256
+    """Samples that the packer looks at together."""
+    packing_min_fill_ratio: Share = 0.6
+    packing_drop_last: Switch = False
+    eval_packing: Switch = False
+    optimizer: Literal["multimodal"] | None = None
+    """`multimodal`: learning rates by part of the model. Absent: the optimizer that `optim` names."""
+    vit_lr: PositiveNumber | None = None
+    aligner_lr: PositiveNumber | None = None
+    save_delay_steps: Count = 0
+    """No checkpoint before this step."""
+
+    @model_validator(mode="after")
+    def _check_passthrough(self) -> TrainingSection:
+        errors: list[InitErrorDetails] = []
+        for name, value in (self.__pydantic_extra__ or {}).items():
+            if name not in HF_ARGUMENTS:
+                errors.append({"type": "extra_forbidden", "loc": (name,), "input": value})
+            elif not _is_of_kind(value, HF_ARGUMENTS[name]):
+                words = " or ".join(_KIND_WORDS[kind] for kind in HF_ARGUMENTS[name])
+                errors.append(
+                    {
+                        "type": PydanticCustomError("passthrough", "expected {words}, got {value}", {"words": words, "value": repr(value)}),
+                        "loc": (name,),
+                        "input": value,
+                    }
+                )
+        if errors:
+            raise ValidationError.from_exception_data("training", errors)
+        return self
+
+    def hf_arguments(self) -> dict[str, Any]:
+        """What goes to `TrainingArguments` by name: passed-through names and the declared ones that are theirs; nothing of ours, nothing that is None.
+
+        Paths are text; the caller sets what depends on the run (output_dir, accumulation, evaluation).
+        """
+        values = self.model_dump(mode="json", exclude_none=True)
+        return {name: value for name, value in values.items() if name not in self.ours}
+
+    def problems(self) -> Iterator[KeyProblem]:
+        """What is wrong between settings of this section."""
+        if self.max_steps <= 0 and self.num_train_epochs is None:
+            yield KeyProblem("training.max_steps", "the length of the training is missing", "set training.max_steps or training.num_train_epochs")
+        if self.effective_batch_size is not None and self.gradient_accumulation_steps is not None:
+            yield KeyProblem("training.gradient_accumulation_steps", "is derived from training.effective_batch_size", "give one of them")
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            yield KeyProblem("training.eval_steps", "is required when training.eval_strategy is steps", "set the number of steps between evaluations")
+        if self.bf16 and self.fp16:
+            yield KeyProblem("training.fp16", "bf16 and fp16 are both true", "choose one")
+        for name in sorted(self.managed & (self.model_fields_set | set(self.__pydantic_extra__ or {}))):
+            yield KeyProblem(f"training.{name}", "is set by the trainer itself", "remove it")
+
+
+def _is_of_kind(value: Any, kinds: tuple[str, ...]) -> bool:
+    if value is None:
+        return True
+    if isinstance(value, bool):
+        return "bool" in kinds
+    return any(isinstance(value, _KIND_TYPES[kind]) for kind in kinds)
