@@ -1,0 +1,102 @@
+"""Image files to upright RGB pictures: the same decoding for data intake, training, inference and rollouts. Pillow only."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from coordexp.types.errors import DataError
+
+MAX_IMAGE_PIXELS = 128_000_000
+"""A larger header is refused before anything is decoded: a few kilobytes of PNG can unpack to gigabytes."""
+
+_EXIF_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+# what Pillow's readers raise on a damaged file; PNG chunks raise SyntaxError, TIFF and EXIF directories struct.error
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+def load_image(path: Path, *, where: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """The picture in `path`, turned upright by its EXIF tag, in mode RGB.
+
+    Transparent pixels are shown on white, 16-bit values keep their upper byte (rounded), CMYK is converted, of an animation the first frame is taken.
+
+    Args:
+        path: an image file that Pillow reads.
+        where: names the record in the error; the path alone by default.
+        max_pixels: larger images are refused.
+
+    Raises:
+        DataError: no such file, not an image, damaged, or larger than `max_pixels`.
+    """
+    image = _open(path, where=where, max_pixels=max_pixels)
+    with image:
+        try:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return _to_rgb(upright)
+        except _BROKEN as error:
+            raise _broken(path, where, error) from error
+
+
+def read_image_size(path: Path, *, where: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
+    """(width, height) as `load_image` returns it, from the header alone.
+
+    Raises:
+        DataError: no such file, not an image, or larger than `max_pixels`.
+    """
+    image = _open(path, where=where, max_pixels=max_pixels)
+    with image:
+        try:
+            orientation = image.getexif().get(_EXIF_ORIENTATION)
+        except _BROKEN as error:
+            raise _broken(path, where, error) from error
+        width, height = image.size
+    return (height, width) if orientation in _SIDEWAYS else (width, height)
+
+
+def _open(path: Path, *, where: str | None, max_pixels: int) -> Image.Image:
+    try:
+        image = Image.open(path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"the image {path} does not exist", where=where, fix="image paths are relative to the folder of the data file; check that the images lie there"
+        ) from error
+    except _BROKEN as error:
+        raise _broken(path, where, error) from error
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise DataError(f"the image {path} has {width}x{height} pixels, more than the limit of {max_pixels}", where=where, fix="scale the image down")
+    return image
+
+
+def _broken(path: Path, where: str | None, error: BaseException) -> DataError:
+    reason = "is not an image file that Pillow reads" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be decoded ({error})"
+    if isinstance(error, PermissionError | IsADirectoryError):
+        reason = f"cannot be read ({error.strerror})"
+    return DataError(f"the image {path} {reason}", where=where, fix="replace the file or take its record out of the data")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
+    if image.mode == "I" or image.mode.startswith("I;"):
+        return Image.fromarray(_upper_byte(np.asarray(image)), mode="L").convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upper_byte(values: np.ndarray) -> np.ndarray:
+    """16-bit grey to 8 bit: 65535 becomes 255, rounded. Pillow's own conversion clips at 255 and whitens the picture."""
+    wide = values.astype(np.int64)
+    if wide.size and (wide.min() < 0 or wide.max() > 65535):
+        raise ValueError("integer pixels outside 0..65535")
+    return ((wide + 128) // 257).astype(np.uint8)

@@ -1,0 +1,47 @@
+"""Image paths of records: relative to the folder of the data file, and never out of it, neither by `..` nor by a link."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+from coordexp.types.errors import DataError
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def describe_bad_path(path: str) -> str | None:
+    """Why `path` cannot be the image of a record, judged by its spelling alone; None when it can."""
+    if not path or "\0" in path:
+        return "an empty path" if not path else "a path with a NUL character"
+    slashed = path.replace("\\", "/")
+    if slashed.startswith("/") or _DRIVE.match(slashed):
+        return f"{path!r} is an absolute path"
+    normal = posixpath.normpath(slashed)
+    if normal == ".." or normal.startswith("../"):
+        return f"{path!r} leaves the folder of the data file"
+    return None
+
+
+def resolve_image(root: Path, relative: str, *, where: str | None = None) -> Path:
+    """`root / relative`, proven to lie inside `root` after links are followed. The file itself need not exist.
+
+    Args:
+        root: folder of the data file.
+        relative: the record's image path.
+        where: names the record in the error.
+
+    Raises:
+        DataError: an absolute path, one that leaves `root` by `..`, or a link to a place outside.
+    """
+    problem = describe_bad_path(relative)
+    if problem is not None:
+        raise DataError(problem, where=where, fix="write image paths relative to the folder of the data file and keep the images inside it")
+    path = root / relative
+    real_root = root.resolve()
+    real = path.resolve()
+    if not real.is_relative_to(real_root):
+        what = f"{relative!r} is a link to {str(real)!r}, outside the folder of the data file"
+        raise DataError(what, where=where, fix="copy or hard-link the images into that folder")
+    return path
