@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
@@ -26,22 +26,30 @@ def validate(model: type[M], tree: Tree, *, source: str) -> M:
     try:
         config = model.model_validate(tree.values)
     except ValidationError as error:
-        raise _as_error(list(_schema_problems(error, model, tree, source)), source) from None
-    problems = [ConfigError(problem.what, where=_where(_parts(problem.key), tree, source), fix=problem.fix) for problem in config.problems()]
-    problems += [
-        ConfigError(f"{row.feature} is not supported by this version", where=_where(_parts(row.key), tree, source), fix=row.fix)
-        for row in find_unbuilt(config, model.unbuilt)
-    ]
-    if problems:
-        raise _as_error(problems, source)
-    return config
+        found = [*_schema_problems(error, model, tree), *_passthrough_problems(model, tree)]
+    else:
+        found = [(_parts(problem.key), problem.what, problem.fix) for problem in config.problems()]
+        found += [(_parts(row.key), f"{row.feature} is not supported by this version", row.fix) for row in find_unbuilt(config, model.unbuilt)]
+        if not found:
+            return config
+    raise _as_error(list(dict.fromkeys(found)), tree, source)
 
 
-def _as_error(problems: Sequence[ConfigError], source: str) -> ConfigError:
-    unique = list(dict.fromkeys(str(problem) for problem in problems))
-    if len(unique) == 1:
-        return problems[0]
-    return ConfigError(f"{len(unique)} problems" + "".join(f"\n  {line}" for line in unique), where=source)
+Problem: TypeAlias = tuple[KeyPath, str, str | None]
+"""Key, what is wrong, what to do."""
+
+
+def _as_error(problems: Sequence[Problem], tree: Tree, source: str) -> ConfigError:
+    order = {path: number for number, path in enumerate(tree.origins)}
+
+    def line(problem: Problem) -> int:
+        path = problem[0]
+        return next((order[path[:end]] for end in range(len(path), 0, -1) if path[:end] in order), -1)
+
+    errors = [ConfigError(what, where=_where(path, tree, source), fix=fix) for path, what, fix in sorted(problems, key=line)]
+    if len(errors) == 1:
+        return errors[0]
+    return ConfigError(f"{len(errors)} problems" + "".join(f"\n  {error}" for error in errors), where=source)
 
 
 def _where(path: KeyPath, tree: Tree, source: str) -> str:
@@ -56,26 +64,37 @@ def _parts(key: str) -> KeyPath:
     return tuple(key.split("."))
 
 
-def _schema_problems(error: ValidationError, model: type[FileSection], tree: Tree, source: str) -> Iterator[ConfigError]:
+def _schema_problems(error: ValidationError, model: type[FileSection], tree: Tree) -> Iterator[Problem]:
     settings = list_settings(model)
     seen: set[tuple[KeyPath, str]] = set()
     for item in error.errors(include_url=False):
         kind = str(item["type"])
         path = tuple(item["loc"])
-        if kind not in {"missing", "extra_forbidden"}:
+        if kind == "missing":
+            yield path, "is required", "set it"
+        elif kind == "extra_forbidden":
+            yield path, *_unknown(path, model)
+        elif kind != "passthrough":
             path = _written_part(path, tree)
-        where = _where(path, tree, source)
-        if kind == "extra_forbidden":
-            what, fix = "unknown key", _nearest(path, model, settings)
-        elif kind == "missing":
-            what, fix = "is required", "set it"
-        else:
-            setting = _find(path, settings)
-            what, fix = _type_sentence(kind, item.get("ctx", {}), item["input"], item["msg"], setting)
-        if (path, kind if kind in {"missing", "extra_forbidden"} else "type") in seen:
-            continue  # a union reports once for each of its members
-        seen.add((path, kind if kind in {"missing", "extra_forbidden"} else "type"))
-        yield ConfigError(what, where=where, fix=fix)
+            if (path, "type") not in seen:  # a union reports once for each of its members
+                seen.add((path, "type"))
+                yield path, *_type_sentence(kind, item.get("ctx", {}), item["input"], item["msg"], _find(path, settings))
+
+
+def _passthrough_problems(model: type[FileSection], tree: Tree) -> Iterator[Problem]:
+    for setting in list_settings(model):
+        if setting.section is None or not setting.section.passthrough:
+            continue
+        values = tree.values.get(setting.key)
+        if not isinstance(values, dict):
+            continue
+        for name, expected in setting.section.passthrough_problems(values):
+            path = (setting.key, name)
+            yield (path, *_unknown(path, model)) if expected is None else (path, f"expected {expected}, got {_shorten(values[name])}", None)
+
+
+def _unknown(path: KeyPath, model: type[FileSection]) -> tuple[str, str]:
+    return "unknown key", _nearest(path, model, list_settings(model))
 
 
 def _written_part(path: KeyPath, tree: Tree) -> KeyPath:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -47,6 +47,11 @@ class Section(BaseModel):
     """Names that are accepted beside the declared fields (only `training` has some)."""
     replaced: ClassVar[dict[str, str]] = {}
     """Older names: what to write instead."""
+
+    @classmethod
+    def passthrough_problems(cls, values: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+        """What is wrong with names that are not declared: (name, what was expected), or None for an unknown name."""
+        yield from ()
 
 
 @dataclass(frozen=True, slots=True)

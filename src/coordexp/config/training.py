@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, model_validator
@@ -104,21 +104,24 @@ class TrainingSection(Section):
     @model_validator(mode="after")
     def _check_passthrough(self) -> TrainingSection:
         errors: list[InitErrorDetails] = []
-        for name, value in (self.__pydantic_extra__ or {}).items():
-            if name not in HF_ARGUMENTS:
-                errors.append({"type": "extra_forbidden", "loc": (name,), "input": value})
-            elif not _is_of_kind(value, HF_ARGUMENTS[name]):
-                words = " or ".join(_KIND_WORDS[kind] for kind in HF_ARGUMENTS[name])
-                errors.append(
-                    {
-                        "type": PydanticCustomError("passthrough", "expected {words}, got {value}", {"words": words, "value": repr(value)}),
-                        "loc": (name,),
-                        "input": value,
-                    }
-                )
+        for name, expected in self.passthrough_problems(self.__pydantic_extra__ or {}):
+            value = (self.__pydantic_extra__ or {})[name]
+            kind = PydanticCustomError("passthrough", "expected {words}", {"words": expected}) if expected else "extra_forbidden"
+            errors.append({"type": kind, "loc": (name,), "input": value})
         if errors:
             raise ValidationError.from_exception_data("training", errors)
         return self
+
+    @classmethod
+    def passthrough_problems(cls, values: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+        """Names that are not declared here: (name, what was expected), or None for a name that TrainingArguments do not have either."""
+        for name, value in values.items():
+            if name in cls.model_fields:
+                continue
+            if name not in HF_ARGUMENTS:
+                yield name, None
+            elif not _is_of_kind(value, HF_ARGUMENTS[name]):
+                yield name, " or ".join(_KIND_WORDS[kind] for kind in HF_ARGUMENTS[name])
 
     def hf_arguments(self) -> dict[str, Any]:
         """What goes to `TrainingArguments` by name: passed-through names and the declared ones that are theirs; nothing of ours, nothing that is None.
@@ -138,7 +141,7 @@ class TrainingSection(Section):
             yield KeyProblem("training.eval_steps", "is required when training.eval_strategy is steps", "set the number of steps between evaluations")
         if self.bf16 and self.fp16:
             yield KeyProblem("training.fp16", "bf16 and fp16 are both true", "choose one")
-        for name in sorted(self.managed & (self.model_fields_set | set(self.__pydantic_extra__ or {}))):
+        for name in sorted(name for name, value in (self.__pydantic_extra__ or {}).items() if name in self.managed and value is not None):
             yield KeyProblem(f"training.{name}", "is set by the trainer itself", "remove it")
 
 
