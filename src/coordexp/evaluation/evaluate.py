@@ -1,0 +1,103 @@
+"""From records to numbers: read, label, overlap, count. The one entry that commands, pipelines and callbacks share.
+
+Example: `evaluate(Path("gt_vs_pred.jsonl")).metrics["f1_det@0.50"]`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordexp.evaluation.coco import CocoNumbers, coco_numbers
+from coordexp.evaluation.columns import EvaluationSet
+from coordexp.evaluation.f1_det import IOU_THRESHOLDS, det_metrics, f1_det
+from coordexp.evaluation.ingest import PixelMode, ingest_file, ingest_records
+from coordexp.evaluation.labels import LabelPlan, label_exactly
+from coordexp.evaluation.overlaps import find_overlaps
+from coordexp.evaluation.protocol import EvalProtocol
+from coordexp.evaluation.result import EvaluationResult, class_rows
+from coordexp.evaluation.scores import ScoreMode, ScorePlan, plan_scores
+from coordexp.types.progress import NoProgress, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSettings:
+    """The rules of an evaluation. Example: `EvalSettings(pixel_mode="exact")`"""
+
+    pixel_mode: PixelMode = "int"
+    score_mode: ScoreMode = "auto"
+    with_coco: bool = True
+    """Average precision and recall beside f1_det."""
+    with_segm: bool = True
+    """Segmentation AP too, when predictions have polygons."""
+    iou_thrs: tuple[float, ...] | None = None
+    """Of the COCO part; None: 0.50:0.05:0.95."""
+    strict_parse: bool = False
+    prompt: str = "unknown"
+    """For the protocol: which categories the prompt named (`none`, `gt`, `all`)."""
+
+
+def evaluate(source: Path | Iterable[Mapping[str, Any]], *, settings: EvalSettings | None = None, progress: Progress | None = None) -> EvaluationResult:
+    """Evaluate a `gt_vs_pred.jsonl`, or its records in memory.
+
+    Raises:
+        DataError: the file cannot be read; a bad line with `strict_parse`; a missing score with score mode `model`.
+    """
+    settings = settings or EvalSettings()
+    if isinstance(source, Path):
+        data = ingest_file(source, pixel_mode=settings.pixel_mode, strict_parse=settings.strict_parse, progress=progress)
+    else:
+        data = ingest_records(source, pixel_mode=settings.pixel_mode)
+    return evaluate_set(data, settings=settings, progress=progress)
+
+
+def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, progress: Progress | None = None) -> EvaluationResult:
+    """The same on columns that were read before."""
+    progress = progress or NoProgress()
+    labels = label_exactly(data)
+    scores = plan_scores(data, labels, mode=settings.score_mode)
+    progress.say(f"matching {len(data.pred)} predictions with {len(data.gt)} ground truths in {len(data.images)} images")
+    det = f1_det(data, labels, find_overlaps(data, minimum=IOU_THRESHOLDS[0]))
+    metrics = det_metrics(det.total)
+    coco = _coco_part(data, labels, scores, settings) if settings.with_coco else []
+    for numbers in coco:
+        metrics |= numbers.metrics
+    category_ap = coco[0].per_category if coco else np.empty(0)
+    return EvaluationResult(
+        metrics=metrics,
+        counters={**data.counters, **labels.counters},
+        protocol=_protocol(settings, scores),
+        det=det,
+        per_class=class_rows(labels, det, category_ap),
+        category_ap=category_ap,
+        data=data,
+        labels=labels,
+        scores=scores,
+        warnings=data.warnings,
+        with_segm=settings.with_segm,
+    )
+
+
+def _coco_part(data: EvaluationSet, labels: LabelPlan, scores: ScorePlan, settings: EvalSettings) -> list[CocoNumbers]:
+    """Boxes, then segmentation when a prediction that takes part is a polygon."""
+    parts = [coco_numbers(data, labels, scores.scores, iou_type="bbox", iou_thrs=settings.iou_thrs)]
+    has_polygons = bool((data.pred.is_polygon() & (labels.pred_category > 0)).any())
+    if settings.with_segm and has_polygons:
+        parts.append(coco_numbers(data, labels, scores.scores, iou_type="segm", iou_thrs=settings.iou_thrs))
+    return parts
+
+
+def _protocol(settings: EvalSettings, scores: ScorePlan) -> EvalProtocol:
+    return EvalProtocol(
+        prompt=settings.prompt,
+        label_rule="exact",
+        label_threshold=None,
+        pred_scope="all",
+        pixel_mode=settings.pixel_mode,
+        score_mode=scores.mode,
+        iou_thrs=settings.iou_thrs or IOU_THRESHOLDS,
+    )
