@@ -15,12 +15,14 @@ import numpy as np
 from coordexp.evaluation.coco import CocoNumbers, coco_numbers
 from coordexp.evaluation.columns import EvaluationSet
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS, det_metrics, f1_det
+from coordexp.evaluation.f1ish import DEFAULT_THRESHOLDS, F1ishResult, PredScope, f1ish, f1ish_metrics
 from coordexp.evaluation.ingest import PixelMode, ingest_file, ingest_records
 from coordexp.evaluation.labels import LabelPlan, label_exactly
-from coordexp.evaluation.overlaps import find_overlaps
+from coordexp.evaluation.overlaps import Overlaps, find_overlaps
 from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.result import EvaluationResult, class_rows
 from coordexp.evaluation.scores import ScoreMode, ScorePlan, plan_scores
+from coordexp.evaluation.similarity import ExactSimilarity
 from coordexp.types.progress import NoProgress, Progress
 
 
@@ -31,7 +33,10 @@ class EvalSettings:
     pixel_mode: PixelMode = "int"
     score_mode: ScoreMode = "auto"
     with_coco: bool = True
-    """Average precision and recall beside f1_det."""
+    """Average precision and recall beside f1_det, which is always computed."""
+    with_f1ish: bool = True
+    f1ish_iou_thrs: tuple[float, ...] = DEFAULT_THRESHOLDS
+    f1ish_pred_scope: PredScope = "annotated"
     with_segm: bool = True
     """Segmentation AP too, when predictions have polygons."""
     iou_thrs: tuple[float, ...] | None = None
@@ -61,11 +66,14 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, progress: Progr
     labels = label_exactly(data)
     scores = plan_scores(data, labels, mode=settings.score_mode)
     progress.say(f"matching {len(data.pred)} predictions with {len(data.gt)} ground truths in {len(data.images)} images")
-    det = f1_det(data, labels, find_overlaps(data, minimum=IOU_THRESHOLDS[0]))
+    overlaps = find_overlaps(data, minimum=min(IOU_THRESHOLDS[0], *settings.f1ish_iou_thrs))
+    det = f1_det(data, labels, overlaps)
     metrics = det_metrics(det.total)
     coco = _coco_part(data, labels, scores, settings) if settings.with_coco else []
     for numbers in coco:
         metrics |= numbers.metrics
+    found = _f1ish_part(data, labels, overlaps, settings) if settings.with_f1ish else None
+    metrics |= f1ish_metrics(found) if found else {}
     category_ap = coco[0].per_category if coco else np.empty(0)
     return EvaluationResult(
         metrics=metrics,
@@ -77,6 +85,7 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, progress: Progr
         data=data,
         labels=labels,
         scores=scores,
+        f1ish=found,
         warnings=data.warnings,
         with_segm=settings.with_segm,
     )
@@ -89,6 +98,10 @@ def _coco_part(data: EvaluationSet, labels: LabelPlan, scores: ScorePlan, settin
     if settings.with_segm and has_polygons:
         parts.append(coco_numbers(data, labels, scores.scores, iou_type="segm", iou_thrs=settings.iou_thrs))
     return parts
+
+
+def _f1ish_part(data: EvaluationSet, labels: LabelPlan, overlaps: Overlaps, settings: EvalSettings) -> F1ishResult:
+    return f1ish(data, labels, overlaps, similarity=ExactSimilarity(), thresholds=settings.f1ish_iou_thrs, scope=settings.f1ish_pred_scope)
 
 
 def _protocol(settings: EvalSettings, scores: ScorePlan) -> EvalProtocol:

@@ -38,8 +38,7 @@ def find_overlaps(data: EvaluationSet, *, minimum: float) -> Overlaps:
     gt_ranges, pred_ranges = data.gt.ranges(len(data.images)), data.pred.ranges(len(data.images))
     has_polygons = bool(data.gt.polygons or data.pred.polygons)
     parts: list[Overlaps] = []
-    for first, last in _chunks(np.diff(gt_ranges) * np.diff(pred_ranges)):
-        pred, gt = _pairs_of_images(gt_ranges, pred_ranges, first, last)
+    for pred, gt in pairs_in_image(data):
         iou = box_iou_of_pairs(data.pred.boxes[pred], data.gt.boxes[gt])
         if has_polygons:
             _replace_by_mask_iou(data, pred, gt, iou, gt_ranges=gt_ranges, pred_ranges=pred_ranges)
@@ -49,6 +48,13 @@ def find_overlaps(data: EvaluationSet, *, minimum: float) -> Overlaps:
     pred, gt = pred.astype(np.int64), gt.astype(np.int64)
     order = np.lexsort((gt, pred, -iou, data.gt.image[gt]))
     return Overlaps(pred[order], gt[order], iou[order])
+
+
+def pairs_in_image(data: EvaluationSet) -> Iterator[tuple[Ints, Ints]]:
+    """Every (prediction row, ground-truth row) inside the same image, in bounded portions."""
+    gt_ranges, pred_ranges = data.gt.ranges(len(data.images)), data.pred.ranges(len(data.images))
+    for first, last in _chunks(np.diff(gt_ranges) * np.diff(pred_ranges)):
+        yield _pairs_of_images(gt_ranges, pred_ranges, first, last)
 
 
 def match_greedily(overlaps: Overlaps, *, num_pred: int, num_gt: int) -> Overlaps:

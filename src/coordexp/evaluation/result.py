@@ -16,7 +16,9 @@ import numpy as np
 from coordexp.evaluation.coco import UNDEFINED, flat_ring
 from coordexp.evaluation.columns import EvaluationSet, Floats, InvalidObject, ObjectTable
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS, DetCounts, DetResult
+from coordexp.evaluation.f1ish import F1ishResult
 from coordexp.evaluation.labels import LabelPlan
+from coordexp.evaluation.matches import image_summary, match_rows
 from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.scores import ScorePlan
 from coordexp.types.files import atomic_folder, atomic_writer
@@ -49,6 +51,7 @@ class EvaluationResult:
     data: EvaluationSet
     labels: LabelPlan
     scores: ScorePlan
+    f1ish: F1ishResult | None
     warnings: tuple[str, ...]
     with_segm: bool = True
     """Whether predicted polygons took part."""
@@ -91,6 +94,10 @@ class EvaluationResult:
         _write(folder / "per_image.json", _json_array(self._per_image_rows()))
         _write(folder / "coco_gt.json", self._coco_gt())
         _write(folder / "coco_preds.json", _json_array(self._coco_preds()))
+        if self.f1ish is not None:
+            for threshold in self.f1ish.levels:
+                name = "matches.jsonl" if threshold == self.f1ish.primary else f"matches@{threshold:.2f}.jsonl"
+                _write(folder / name, (msgspec.json.encode(row) + b"\n" for row in match_rows(self.data, self.f1ish, threshold)))
 
     def per_class_csv(self) -> str:
         """One row a category, quoted where needed; the first two columns are `category,AP`."""
@@ -107,9 +114,10 @@ class EvaluationResult:
         return text.getvalue()
 
     def _per_image_rows(self) -> Iterator[dict[str, object]]:
-        for image, counts in zip(self.data.images, self.det.per_image, strict=True):
+        levels = self.f1ish.levels if self.f1ish is not None else {}
+        for place, (image, counts) in enumerate(zip(self.data.images, self.det.per_image, strict=True)):
             tp, fp, fn = counts.at(0.5)
-            yield {
+            row: dict[str, object] = {
                 "image_id": image.image_id,
                 "file_name": image.file_name,
                 "gt_count": counts.num_gt,
@@ -119,6 +127,7 @@ class EvaluationResult:
                 "f1_det": {"tp": tp, "fp": fp, "fn": fn, "f1": counts.f1(0.5), "f1_miou": counts.f1_miou, "mean_iou": counts.mean_iou},
                 "errors": list(image.errors),
             }
+            yield row | {"f1ish": {f"{threshold:.2f}": image_summary(level, place) for threshold, level in levels.items()}} if levels else row
 
     def _coco_gt(self) -> Iterator[bytes]:
         images = [{"id": image.image_id, "file_name": image.file_name, "width": image.width, "height": image.height} for image in self.data.images]
@@ -131,7 +140,8 @@ class EvaluationResult:
     def _coco_annotations(self) -> Iterator[dict[str, object]]:
         table = self.data.gt
         boxes, areas = _numbers(_xywh(table)), _numbers(table.areas)
-        for row, (image, category) in enumerate(zip(table.image.tolist(), self.labels.gt_category.tolist(), strict=True)):
+        images: list[int] = table.image.tolist()
+        for row, (image, category) in enumerate(zip(images, self.labels.gt_category.tolist(), strict=True)):
             yield {
                 "id": row + 1,
                 "image_id": self.data.images[image].image_id,
