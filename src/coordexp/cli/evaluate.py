@@ -1,0 +1,121 @@
+"""`coordexp eval`: from gt_vs_pred.jsonl to numbers. Needs no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from coordexp.cli.flags import overrides_of
+from coordexp.types.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LIST_FLAGS = frozenset({"--iou-thrs", "--iou_thrs", "--f1ish-iou-thrs", "--f1ish_iou_thrs"})
+_IGNORED = {"--unknown-policy": "unknown_policy", "--semantic-fallback": "semantic_fallback"}
+
+
+class EvalCommand(TyperCommand):
+    """Takes several values after one flag: `--iou-thrs 0.5 0.75` is `--iou-thrs 0.5,0.75`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, join_lists(args))
+
+
+def join_lists(args: list[str]) -> list[str]:
+    """`["--iou-thrs", "0.5", "0.75", "--overlay"]` → `["--iou-thrs", "0.5,0.75", "--overlay"]`"""
+    result: list[str] = []
+    in_list = False
+    for argument in args:
+        if in_list and _is_number(argument) and result[-1] not in _LIST_FLAGS:
+            result[-1] = f"{result[-1]},{argument}"
+            continue
+        in_list = argument in _LIST_FLAGS or (in_list and bool(result) and result[-1] in _LIST_FLAGS)
+        result.append(argument)
+    return result
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def evaluate(
+    config: Annotated[Path | None, typer.Option("--config", help="Evaluation file (YAML); flags win over it.")] = None,
+    pred_jsonl: Annotated[Path | None, typer.Option("--pred_jsonl", "--pred-jsonl", help="The artifact gt_vs_pred.jsonl.")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out_dir", "--out-dir", help="Folder for the results.")] = None,
+    metrics: Annotated[str | None, typer.Option("--metrics", help="coco | f1ish | both")] = None,
+    strict_parse: Annotated[bool | None, typer.Option("--strict-parse/--no-strict-parse", help="Stop at a line that is not JSON.")] = None,
+    no_segm: Annotated[bool, typer.Option("--no-segm", "--no_segm", help="Boxes only.")] = False,
+    iou_thrs: Annotated[str | None, typer.Option("--iou-thrs", "--iou_thrs", help="IoU thresholds of COCO AP.", metavar="NUMBERS")] = None,
+    f1ish_iou_thrs: Annotated[str | None, typer.Option("--f1ish-iou-thrs", "--f1ish_iou_thrs", metavar="NUMBERS")] = None,
+    f1ish_pred_scope: Annotated[str | None, typer.Option("--f1ish-pred-scope", "--f1ish_pred_scope", help="annotated | all")] = None,
+    label_match: Annotated[str | None, typer.Option("--label-match", "--label_match", help="exact | semantic")] = None,
+    semantic_model: Annotated[str | None, typer.Option("--semantic-model", "--semantic_model")] = None,
+    semantic_threshold: Annotated[float | None, typer.Option("--semantic-threshold", "--semantic_threshold")] = None,
+    semantic_device: Annotated[str | None, typer.Option("--semantic-device", "--semantic_device")] = None,
+    semantic_batch_size: Annotated[int | None, typer.Option("--semantic-batch-size", "--semantic_batch_size")] = None,
+    pixel_mode: Annotated[str | None, typer.Option("--pixel-mode", "--pixel_mode", help="int | exact")] = None,
+    score_mode: Annotated[str | None, typer.Option("--score-mode", "--score_mode", help="auto | model | constant")] = None,
+    overlay: Annotated[bool | None, typer.Option("--overlay/--no-overlay", help="Draw the images with most errors.")] = None,
+    overlay_k: Annotated[int | None, typer.Option("--overlay-k", "--overlay_k", help="How many are drawn.")] = None,
+    num_workers: Annotated[int | None, typer.Option("--num-workers", "--num_workers")] = None,
+    unknown_policy: Annotated[str | None, typer.Option("--unknown-policy", "--unknown_policy", help="Without effect.")] = None,
+    semantic_fallback: Annotated[str | None, typer.Option("--semantic-fallback", "--semantic_fallback", help="Without effect.")] = None,
+) -> None:
+    """Measure detections: COCO AP, F1 within category, per class; results replace those of an earlier run in the folder."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.config.evaluation import EvalConfig
+    from coordexp.config.loading import load_config
+
+    flags = overrides_of(
+        {
+            "pred_jsonl": ("--pred_jsonl", pred_jsonl),
+            "out_dir": ("--out_dir", out_dir),
+            "metrics": ("--metrics", metrics),
+            "strict_parse": ("--strict-parse", strict_parse),
+            "no_segm": ("--no-segm", no_segm or None),
+            "iou_thrs": ("--iou-thrs", _numbers("--iou-thrs", iou_thrs)),
+            "f1ish_iou_thrs": ("--f1ish-iou-thrs", _numbers("--f1ish-iou-thrs", f1ish_iou_thrs)),
+            "f1ish_pred_scope": ("--f1ish-pred-scope", f1ish_pred_scope),
+            "label_match": ("--label-match", label_match),
+            "semantic_model": ("--semantic-model", semantic_model),
+            "semantic_threshold": ("--semantic-threshold", semantic_threshold),
+            "semantic_device": ("--semantic-device", semantic_device),
+            "semantic_batch_size": ("--semantic-batch-size", semantic_batch_size),
+            "pixel_mode": ("--pixel-mode", pixel_mode),
+            "score_mode": ("--score-mode", score_mode),
+            "overlay": ("--overlay", overlay),
+            "overlay_k": ("--overlay-k", overlay_k),
+            "num_workers": ("--num-workers", num_workers),
+            "unknown_policy": ("--unknown-policy", unknown_policy),
+            "semantic_fallback": ("--semantic-fallback", semantic_fallback),
+        }
+    )
+    loaded = load_config(config, EvalConfig, flags)
+    _warn_about_ignored(loaded.config.model_dump())
+    from coordexp.recipes.evaluate import run_evaluation
+
+    run_evaluation(loaded.config, progress=console_progress())
+
+
+def _numbers(flag: str, text: str | None) -> list[float] | None:
+    """Raises ConfigError for what is not a list of numbers."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.replace(" ", ",").split(",") if part]
+    except ValueError:
+        raise ConfigError(f"expected numbers, got '{text}'", where=flag, fix=f"write {flag} 0.5 0.75") from None
+
+
+def _warn_about_ignored(values: Mapping[str, Any]) -> None:
+    names = [flag for flag, key in _IGNORED.items() if values[key] is not None]
+    if names:
+        typer.echo(f"warning: {' and '.join(names)} without effect: a predicted name that is not a category is mapped or dropped by --label-match", err=True)

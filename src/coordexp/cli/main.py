@@ -1,0 +1,115 @@
+"""The command `coordexp`: sub-commands, errors as sentences, exit codes. Loads nothing heavy; each command imports its recipe when it runs.
+
+Exit codes: 0 done, 1 a bug of ours (with a traceback), 2 the user can mend it (one sentence), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from coordexp.cli import config_cmd, demo, evaluate, infer, model, report, train, vis
+from coordexp.types.errors import UserError
+from coordexp.types.files import describe_os_error
+
+INTERRUPTED = 130
+
+_UsageError = typer.BadParameter.__base__
+assert _UsageError is not None
+_ClickError: type[Exception] = _UsageError.__base__  # pyright: ignore[reportAssignmentType]
+
+_EXTRAS = {
+    "train": ("torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "scipy", "tensorboard"),
+    "report": ("jinja2", "matplotlib"),
+    "demo": ("sklearn", "psutil"),
+    "vllm": ("vllm",),
+}
+
+app = typer.Typer(name="coordexp", no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from coordexp import __version__
+
+        typer.echo(f"coordexp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (or set COORDEXP_DEBUG=1).")] = False,
+) -> None:
+    """Turn a vision-language model into an open-vocabulary object detector.
+
+    Coordinates are tokens: import a data set, fine-tune, detect, measure, look.
+    """
+
+
+app.command("demo")(demo.demo)
+app.command("train", context_settings={"ignore_unknown_options": True})(train.train)
+app.command("infer", context_settings={"ignore_unknown_options": True})(infer.infer)
+app.command("eval", cls=evaluate.EvalCommand)(evaluate.evaluate)
+app.command("vis")(vis.vis)
+app.command("report")(report.report)
+if importlib.util.find_spec("coordexp.cli.data") is not None:
+    app.add_typer(importlib.import_module("coordexp.cli.data").app, name="data")
+app.add_typer(model.app, name="model")
+app.add_typer(config_cmd.app, name="config")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code. `--debug` may stand anywhere."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("COORDEXP_DEBUG", "") not in {"", "0"}
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        result: object = app(args=arguments, prog_name="coordexp", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", INTERRUPTED, debug=debug)
+    except UserError as error:
+        return _say(f"error: {error}", error.exit_code, debug=debug)
+    except _ClickError as error:
+        return _usage(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: the flush at exit must not complain
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        described = describe_os_error(error)
+        if described is None:
+            raise
+        return _say(f"error: {described}", described.exit_code, debug=debug)
+    except ModuleNotFoundError as error:
+        extra = next((name for name, modules in _EXTRAS.items() if (error.name or "").partition(".")[0] in modules), None)
+        if extra is None:
+            raise
+        return _say(f"error: this command needs {error.name}; install it with: pip install 'coordexp[{extra}]'", 2, debug=debug)
+
+
+def _say(sentence: str, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    typer.echo(sentence, err=True)
+    return code
+
+
+def _usage(error: Exception) -> int:
+    """A wrong flag or argument: what is wrong, and where the right ones are listed. A group without a command shows its help."""
+    message = str(error.format_message())  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "coordexp"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(message)
+        return 2
+    typer.echo(f"error: {message.rstrip('.')}; see '{path} --help'", err=True)
+    return 2

@@ -1,0 +1,27 @@
+"""`coordexp train`: one entry for every trainer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Option("--config", help="Training file (YAML).")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings that win over the file, such as training.max_steps=5.")
+    ] = None,
+) -> None:
+    """Train a checkpoint; every run gets a new folder below training.output_dir."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.config.loading import load_config
+    from coordexp.config.train import TrainConfig
+
+    loaded = load_config(config, TrainConfig, overrides or [])
+    from coordexp.recipes.stage1 import run_stage1
+
+    folder = run_stage1(loaded, argv=tuple(sys.argv), progress=console_progress())
+    typer.echo(f"run folder: {folder}")
