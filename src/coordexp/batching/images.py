@@ -1,4 +1,4 @@
-"""Image files to upright RGB pictures, as data intake decodes them: training, inference and rescaling see the same pixels."""
+"""Image files for the model. The decoding is the one of the data intake, so that what was validated is what is trained on and inferred on."""
 
 from coordexp.data.images import MAX_IMAGE_PIXELS, load_image, read_image_size
 

@@ -1,0 +1,56 @@
+"""Renders the reference page of losses and metrics from the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coordexp.metrics.engine import ENGINE_METRICS
+from coordexp.metrics.specs import EVAL_PREFIX, MetricSpec
+from coordexp.metrics.stage1 import STAGE1_METRICS
+
+_HEAD = """# Losses and metrics
+
+<!-- Generated from coordexp.metrics by `make docs`; do not edit. -->
+
+Every key below is a public name. A run writes them to `logging.jsonl` (one JSON object for each log event: `schema_version`, `mode`, `step`, `time`,
+then the keys, flat) and to TensorBoard. A train event covers the optimizer steps since the last one. Evaluation writes the same keys with the prefix
+`eval_` where the table says so; what is counted per optimizer step is there counted over the whole evaluation.
+
+## Losses of Stage-1
+
+At a position that predicts a coordinate, p is the softmax over the 1,000 coordinate logits, t the target bin, q a Gaussian over the bins around t
+(`target_sigma`, cut at `target_truncate`, renormalized).
+
+| term | formula | weight |
+|---|---|---|
+| softCE | -sum_k q_k log p_k | `custom.coord_soft_ce_w1.soft_ce_weight` |
+| W1 | sum_k abs(CDF_p(k) - CDF_q(k)) / 999 | `custom.coord_soft_ce_w1.w1_weight` |
+| CE | -log p[t] | `custom.coord_soft_ce_w1.ce_weight` |
+| gate | -log sum over coordinate tokens of softmax(all logits / T) | `custom.coord_soft_ce_w1.gate_weight` |
+
+`loss` = mean cross-entropy over the supervised tokens that are not coordinates + mean of the weighted terms over the coordinates. Each mean is taken
+over the whole optimizer step, all forwards and devices together, so it depends neither on gradient accumulation nor on how samples share forwards, and
+`eval_loss` is comparable.
+With `coord_soft_ce_w1.enabled: false` coordinates count as ordinary tokens: one mean cross-entropy over all supervised tokens.
+
+## How a key is folded
+
+`mean`: total divided by count, both summed over forwards, steps and devices. `last`: the latest value.
+"""
+
+
+def render_metric_docs() -> str:
+    """The text of docs/training/METRICS_LOSSES.md."""
+    parts = [_HEAD, _table("Keys of the training engine", ENGINE_METRICS), _table("Keys of Stage-1", STAGE1_METRICS)]
+    return "\n".join(parts)
+
+
+def _table(title: str, specs: Iterable[MetricSpec]) -> str:
+    rows = [f"## {title}", "", "| key | meaning | folded by | in evaluation | needs |", "|---|---|---|---|---|"]
+    for spec in specs:
+        key = f"`{spec.key}`" if spec.in_train else f"`{EVAL_PREFIX}{spec.key}`"
+        in_eval = f"`{EVAL_PREFIX}{spec.key}`" if spec.in_eval and spec.in_train else ("only there" if spec.in_eval else "")
+        needs = f"`{spec.needs}`" if spec.needs else ""
+        meaning = spec.meaning.replace("|", "\\|")
+        rows.append(f"| {key} | {meaning} | {spec.reduction.value} | {in_eval} | {needs} |")
+    return "\n".join(rows) + "\n"
