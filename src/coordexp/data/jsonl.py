@@ -43,9 +43,7 @@ def iter_records(
     Raises:
         DataError: no such file, or a record that breaks a rule.
     """
-    reader = RecordReader(path.stem, coord_space=coord_space, dataset=dataset, canonical_polygons=canonical_polygons)
-    if notes is not None:
-        reader.notes = notes
+    reader = RecordReader(path.stem, coord_space=coord_space, dataset=dataset, canonical_polygons=canonical_polygons, notes=notes)
     for num_read, record in enumerate(scan_file(path, reader), start=1):
         if record is None:
             raise as_error(path, reader.violations[0])

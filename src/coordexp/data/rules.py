@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from coordexp.codec.coord_tokens import coord_tokens
 from coordexp.data.paths import describe_bad_path
@@ -20,6 +20,7 @@ from coordexp.types.records import CoordSpace, DetObject, GeometryKind, Record
 COORD_SPACES: tuple[CoordSpace, ...] = ("pixel", "norm1000", "token")
 
 _BINS = {token: k for k, token in enumerate(coord_tokens())}
+_NUMBERS, _WHOLE_NUMBERS = frozenset({int, float}), frozenset({int})
 _RECORD_KEYS = frozenset({"images", "objects", "width", "height", "summary", "coord_space", "metadata"})
 _OBJECT_KEYS = frozenset({"desc", "bbox_2d", "poly", "poly_points"})
 _BOX_FIX = "write a box as bbox_2d: [x1, y1, x2, y2]"
@@ -89,16 +90,19 @@ class RecordReader:
         coord_space: space of records that do not name theirs; None refuses plain integers, since pixels and norm1000 look the same.
         dataset: name of the data set, carried by every record.
         canonical_polygons: refuse polygons whose vertices are not in canonical order.
+        notes: receives what is allowed and still worth knowing.
     """
 
-    def __init__(self, stem: str, *, coord_space: CoordSpace | None = None, dataset: str = "", canonical_polygons: bool = True) -> None:
+    def __init__(
+        self, stem: str, *, coord_space: CoordSpace | None = None, dataset: str = "", canonical_polygons: bool = True, notes: Notes | None = None
+    ) -> None:
         self._stem = stem
-        self._coord_space = coord_space
+        self._coord_space: CoordSpace | None = coord_space
         self._dataset = dataset
         self._canonical_polygons = canonical_polygons
         self._line = 0
         self.violations: list[Violation] = []
-        self.notes = Notes()
+        self._notes = notes
 
     def read(self, raw: object, *, line: int) -> Record | None:
         """The record, or None when `violations` is not empty."""
@@ -108,8 +112,8 @@ class RecordReader:
             self._refuse("", Rule.JSON, "the line is not a JSON object {...}")
             return None
         fields = cast(dict[str, Any], raw)
-        if not fields.keys() <= _RECORD_KEYS:
-            self.notes.ignored_keys.update(fields.keys() - _RECORD_KEYS)
+        if self._notes is not None:
+            self._notes.ignored_keys.update(fields.keys() - _RECORD_KEYS)
         image = self._read_image(fields.get("images"))
         width, height = self._read_side(fields, "width"), self._read_side(fields, "height")
         summary, metadata = self._read_text(fields.get("summary")), self._read_metadata(fields.get("metadata"))
@@ -119,8 +123,8 @@ class RecordReader:
         if self.violations:
             return None
         assert space is not None
-        if space == "pixel":
-            self.notes.num_beyond_border += sum(count_beyond_border(item.points, width=width, height=height) for item in objects)
+        if self._notes is not None and space == "pixel":
+            self._notes.num_beyond_border += sum(count_beyond_border(item.points, width=width, height=height) for item in objects)
         return Record(
             id=f"{self._stem}:{line}",
             image=image,
@@ -186,6 +190,10 @@ class RecordReader:
         return [self._read_object(i, raw) for i, raw in enumerate(cast(list[Any], objects))]
 
     def _read_object(self, index: int, raw: object) -> _Item | None:
+        if type(raw) is dict and len(box := cast(dict[str, Any], raw)) == 2:  # the usual object, first: files hold millions
+            desc, values = box.get("desc"), box.get("bbox_2d")
+            if type(values) is list and len(cast(list[Any], values)) == 4 and type(desc) is str and desc and not desc.isspace():
+                return _Item(desc, "bbox_2d", values)
         if not isinstance(raw, dict):
             self._refuse(f"objects[{index}]", Rule.OBJECTS, f"{_show(raw)} is not a JSON object {{...}}")
             return None
@@ -213,8 +221,8 @@ class RecordReader:
         for key in fields:
             if key in REJECTED_KEYS:
                 self._refuse(f"objects[{index}].{key}", Rule.REJECTED_KEY, "this key is not a geometry of the format", REJECTED_KEYS[key])
-            elif key not in _OBJECT_KEYS:
-                self.notes.ignored_keys[f"objects[].{key}"] += 1
+            elif self._notes is not None and key not in _OBJECT_KEYS:
+                self._notes.ignored_keys[f"objects[].{key}"] += 1
         if "poly_points" in fields and "poly" not in fields:
             self._refuse(f"objects[{index}].poly_points", Rule.POLY_POINTS, "given without a poly", "take the key out")
 
@@ -262,54 +270,58 @@ class RecordReader:
         return "pixel"
 
     def _build(self, index: int, item: _Item, space: CoordSpace) -> DetObject:
-        place = f"objects[{index}].{item.kind}"
         known = len(self.violations)
-        points = self._read_tokens(place, item.values) if space == "token" else self._read_numbers(place, item.values, space)
+        points = self._read_tokens(index, item) if space == "token" else self._read_numbers(index, item, space)
         if len(self.violations) == known:
-            self._check_order(place, item.kind, points)
-        return DetObject(desc=item.desc, kind=item.kind, points=points)
+            self._check_order(index, item.kind, points)
+        return DetObject(item.desc, item.kind, points)
 
-    def _read_tokens(self, place: str, values: list[Any]) -> tuple[int, ...]:
+    def _read_tokens(self, index: int, item: _Item) -> tuple[int, ...]:
         try:
-            return tuple([_BINS[value] for value in values])
+            return tuple([_BINS[value] for value in item.values])
         except (KeyError, TypeError):
-            for position, value in enumerate(values):
-                if not isinstance(value, str):
-                    self._refuse(f"{place}[{position}]", Rule.TOKEN, f"{_show(value)} among coordinate tokens", "write all values of a record in one form")
-                elif value not in _BINS:
-                    what = f"{_show(value)} is not a coordinate token"
-                    if value.startswith("<|coord_"):
-                        what = f"{_show(value)} is out of range"
-                    self._refuse(f"{place}[{position}]", Rule.TOKEN, what, f"use <|coord_0|> to <|coord_{MAX_BIN}|>")
+            self._refuse_tokens(f"objects[{index}].{item.kind}", item.values)
             return ()
 
-    def _read_numbers(self, place: str, values: list[Any], space: CoordSpace) -> tuple[float, ...]:
-        is_pixel = space == "pixel"
+    def _refuse_tokens(self, place: str, values: list[Any]) -> None:
         for position, value in enumerate(values):
-            kind = type(value)
-            if kind is not int and not (is_pixel and kind is float):
-                what = f"{_show(value)} is not a {'number' if is_pixel else 'whole number'}, as coord_space {space!r} asks for"
-                self._refuse(f"{place}[{position}]", Rule.VALUE, what)
-            elif not is_pixel and not 0 <= value <= MAX_BIN:
-                fix = "if the values are pixels, the coordinate space is pixel"
-                self._refuse(f"{place}[{position}]", Rule.VALUE, f"{value} is outside 0..{MAX_BIN}", fix)
-        return tuple(values)
+            if not isinstance(value, str):
+                self._refuse(f"{place}[{position}]", Rule.TOKEN, f"{_show(value)} among coordinate tokens", "write all values of a record in one form")
+            elif value not in _BINS:
+                what = f"{_show(value)} is out of range" if value.startswith("<|coord_") else f"{_show(value)} is not a coordinate token"
+                self._refuse(f"{place}[{position}]", Rule.TOKEN, what, f"use <|coord_0|> to <|coord_{MAX_BIN}|>")
 
-    def _check_order(self, place: str, kind: GeometryKind, points: tuple[float, ...]) -> None:
+    def _read_numbers(self, index: int, item: _Item, space: CoordSpace) -> tuple[float, ...]:
+        values = tuple(item.values)
+        types = set(map(type, values))
+        is_pixel = space == "pixel"
+        if not types <= (_NUMBERS if is_pixel else _WHOLE_NUMBERS):
+            allowed, name = (_NUMBERS, "number") if is_pixel else (_WHOLE_NUMBERS, "whole number")
+            for position, value in enumerate(values):
+                if type(value) not in allowed:
+                    what = f"{_show(value)} is not a {name}, as coord_space {space!r} asks for"
+                    self._refuse(f"objects[{index}].{item.kind}[{position}]", Rule.VALUE, what)
+        elif not is_pixel and not (min(values) >= 0 and max(values) <= MAX_BIN):
+            for position, value in enumerate(values):
+                if not 0 <= value <= MAX_BIN:
+                    fix = "if the values are pixels, the coordinate space is pixel"
+                    self._refuse(f"objects[{index}].{item.kind}[{position}]", Rule.VALUE, f"{value} is outside 0..{MAX_BIN}", fix)
+        return values
+
+    def _check_order(self, index: int, kind: GeometryKind, points: tuple[float, ...]) -> None:
         if kind == "poly":
             if self._canonical_polygons and not is_canonical(points):
                 what = "the vertices are not in canonical order (no repeated closing vertex, clockwise, from the top-most then left-most vertex)"
-                self._refuse(place, Rule.POLY_ORDER, what, "run 'coordexp data coord --reorder-polygons' on the file")
+                self._refuse(f"objects[{index}].poly", Rule.POLY_ORDER, what, "run 'coordexp data coord --reorder-polygons' on the file")
             return
         x1, y1, x2, y2 = points
         if x2 < x1:
-            self._refuse(place, Rule.BOX_ORDER, f"x2={x2} < x1={x1}")
+            self._refuse(f"objects[{index}].bbox_2d", Rule.BOX_ORDER, f"x2={x2} < x1={x1}")
         if y2 < y1:
-            self._refuse(place, Rule.BOX_ORDER, f"y2={y2} < y1={y1}")
+            self._refuse(f"objects[{index}].bbox_2d", Rule.BOX_ORDER, f"y2={y2} < y1={y1}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     """An object whose keys and arity are right and whose values are not read yet."""
 
     desc: str

@@ -89,7 +89,10 @@ def bins_to_pixels(bins: Sequence[float], *, width: int, height: int) -> tuple[f
 
 def count_beyond_border(points: Sequence[float], *, width: int, height: int) -> int:
     """How many of the flat x, y, … pixels lie outside [0, W-1] × [0, H-1] and are clamped by quantization (COCO's x+w = W does)."""
-    return sum(not 0 <= value <= span for value, span in _with_spans(points, axis_span(width), axis_span(height)))
+    span_x, span_y = axis_span(width), axis_span(height)
+    if min(points) >= 0 and max(points[0::2]) <= span_x and max(points[1::2]) <= span_y:
+        return 0
+    return sum(not 0 <= value <= span for value, span in _with_spans(points, span_x, span_y))
 
 
 def clamp_to_image(points: Sequence[float], *, width: int, height: int) -> tuple[float, ...]:
