@@ -71,7 +71,7 @@ def _schema_problems(error: ValidationError, model: type[FileSection], tree: Tre
         kind = str(item["type"])
         path = tuple(item["loc"])
         if kind == "missing":
-            yield path, "is required", "set it"
+            yield path, "is required", f"give --{path[-1]}" if not tree.origins or all(origin.line is None for origin in tree.origins.values()) else "set it"
         elif kind == "extra_forbidden":
             yield path, *_unknown(path, model)
         elif kind != "passthrough":

@@ -95,7 +95,7 @@ TRAIN: tuple[Unbuilt, ...] = (
 
 INFER: tuple[Unbuilt, ...] = (
     Unbuilt("infer.backend.type", ("hf",), "generation by vLLM", "vllm"),
-    Unbuilt("infer.mode", ("auto",), "the native grounding format of stock Qwen3-VL", "native"),
+    Unbuilt("infer.mode", ("auto", "coord", "text"), "the native grounding format of stock Qwen3-VL", "native"),
     Unbuilt("infer.shard", (None,), "shards of one inference run", "0/4"),
     Unbuilt("infer.coord_decode", ("argmax",), "sub-bin coordinates from probabilities", "expectation"),
     Unbuilt("infer.constrained_decoding", ("off",), "constrained decoding", "json"),
