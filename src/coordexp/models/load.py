@@ -1,0 +1,122 @@
+"""Opens a Qwen3-VL checkpoint folder, checked before its weights are read: what is missing is said in one sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+
+from coordexp.codec.coord_tokens import CoordVocabulary
+from coordexp.models.processor import load_processor
+from coordexp.types.errors import CheckpointError
+
+DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+_DTYPES: Final[dict[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MODEL_TYPE: Final = "qwen3_vl"
+_ATTENTION: Final = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A checkpoint ready for training or generation; in eval mode until somebody calls `model.train()`."""
+
+    path: Path
+    model: Qwen3VLForConditionalGeneration
+    processor: Qwen3VLProcessor
+    tokenizer: PreTrainedTokenizerBase
+    coord_vocab: CoordVocabulary
+    attn_requested: str
+    attn_used: str
+    """Differs from the request only where the library replaced it; manifests record both."""
+
+
+def load_model(path: Path | str, *, dtype: str = "float32", attn_implementation: str = "sdpa", device: str = "cpu") -> LoadedModel:
+    """Open a checkpoint folder.
+
+    Args:
+        path: a folder with config.json, *.safetensors, tokenizer and image settings.
+        dtype: of the weights in memory, whatever the file holds.
+        attn_implementation: `sdpa`, `eager` or a flash attention.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: no such folder, not a Qwen3-VL, no coordinate tokens, weights missing, damaged or of another shape, or an unknown setting.
+    """
+    folder = check_checkpoint(path)
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"unknown dtype {dtype!r}", where=str(folder), fix=f"use one of {', '.join(_DTYPES)}")
+    if attn_implementation not in _ATTENTION:
+        raise CheckpointError(f"unknown attention implementation {attn_implementation!r}", where=str(folder), fix=f"use one of {', '.join(_ATTENTION)}")
+    processor = load_processor(folder)
+    tokenizer: PreTrainedTokenizerBase = processor.tokenizer  # type: ignore[attr-defined]
+    coord_vocab = CoordVocabulary.from_tokenizer(tokenizer, where=str(folder))
+    model = _load_weights(folder, dtype=_DTYPES[dtype], attn_implementation=attn_implementation)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if max(coord_vocab.ids) >= rows:
+        raise CheckpointError(
+            f"the tokenizer has the coordinate tokens but the model has only {rows} embedding rows", where=str(folder), fix="resize the embeddings"
+        )
+    model.to(torch.device(device))
+    used = str(model.config.text_config._attn_implementation)
+    return LoadedModel(folder, model.eval(), processor, tokenizer, coord_vocab, attn_implementation, used)
+
+
+def check_checkpoint(path: Path | str) -> Path:
+    """The folder, when it looks like a Qwen3-VL checkpoint with safetensors; nothing large is read.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError("no such checkpoint folder", where=str(folder), fix="give the path of a folder with config.json and model.safetensors")
+    kind = _read_config(folder).get("model_type")
+    if kind != _MODEL_TYPE:
+        raise CheckpointError(f"the model type is {kind!r}, not {_MODEL_TYPE!r}", where=str(folder), fix="use a Qwen3-VL checkpoint")
+    index = folder / "model.safetensors.index.json"
+    if not (folder / "model.safetensors").is_file() and not index.is_file():
+        raise CheckpointError("no model.safetensors", where=str(folder), fix="use a checkpoint saved as safetensors; pickled weights are not read")
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        _check_shards(folder, index)
+    return folder
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError("no config.json", where=str(folder), fix="give the path of a folder with config.json and model.safetensors") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"config.json is not JSON ({error})", where=str(folder), fix="copy the file again") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _check_shards(folder: Path, index: Path) -> None:
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index.name} cannot be read ({error})", where=str(folder), fix="copy the file again") from error
+    missing = sorted(name for name in shards if not (folder / name).is_file())
+    if missing:
+        raise CheckpointError(f"{len(missing)} weight files are missing ({missing[0]})", where=str(folder), fix="copy all *.safetensors files")
+
+
+def _load_weights(folder: Path, *, dtype: torch.dtype, attn_implementation: str) -> Qwen3VLForConditionalGeneration:
+    try:
+        model, info = Qwen3VLForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"the weights cannot be loaded ({reason})", where=str(folder), fix="copy the folder again, or use another dtype or attention") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        # such tensors would silently be random
+        raise CheckpointError(f"{len(missing)} tensors are missing ({missing[0]})", where=str(folder), fix="copy all *.safetensors files of the checkpoint")
+    return model
