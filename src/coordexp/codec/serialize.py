@@ -64,26 +64,48 @@ def serialize_objects(
     Raises:
         ValueError: a coordinate is not an integer bin.
     """
-    writer = _Writer()
-    writer.add("{", Role.FORMAT, None)
-    _write_entries(writer, objects, field_order=field_order, coord_mode=coord_mode, start_index=start_index)
-    writer.add("}", Role.CLOSE, None)
-    return writer.finish()
+    entries = serialize_entries(objects, field_order=field_order, coord_mode=coord_mode, indices=range(start_index, start_index + len(objects)))
+    return join_texts(plain_text("{", Role.FORMAT), entries, plain_text("}", Role.CLOSE))
 
 
 def serialize_entries(
-    objects: Sequence[DetObject], *, field_order: FieldOrder = "desc_first", coord_mode: CoordMode = "coord", start_index: int = 1
+    objects: Sequence[DetObject], *, indices: Sequence[int], field_order: FieldOrder = "desc_first", coord_mode: CoordMode = "coord"
 ) -> AssistantText:
-    """Only the entries `"object_N": {…}, …`, without the outer braces, to be joined to a text that exists already."""
+    """Only the entries `"object_N": {…}, …`, without the outer braces, with the key N of each object out of `indices`.
+
+    Raises:
+        ValueError: a coordinate is not an integer bin.
+    """
     writer = _Writer()
-    _write_entries(writer, objects, field_order=field_order, coord_mode=coord_mode, start_index=start_index)
+    for position, (item, index) in enumerate(zip(objects, indices, strict=True)):
+        if position:
+            writer.add(", ", Role.FORMAT, None)
+        writer.add('"object_', Role.FORMAT, position)
+        writer.add(str(index), Role.KEY, position)
+        writer.add('": {', Role.FORMAT, position)
+        _write_fields(writer, item, position, field_order=field_order, coord_mode=coord_mode)
+        writer.add("}", Role.FORMAT, position)
     return writer.finish()
+
+
+def plain_text(text: str, role: Role) -> AssistantText:
+    """Text that belongs to no object."""
+    return AssistantText(text=text, spans=(TextSpan(0, len(text), role, None),) if text else ())
+
+
+def join_texts(*texts: AssistantText) -> AssistantText:
+    """Texts one after the other; object indices stay as they are."""
+    spans: list[TextSpan] = []
+    offset = 0
+    for text in texts:
+        spans.extend(TextSpan(span.start + offset, span.end + offset, span.role, span.object_index) for span in text.spans)
+        offset += len(text.text)
+    return AssistantText(text="".join(text.text for text in texts), spans=tuple(spans))
 
 
 def with_end(text: AssistantText) -> AssistantText:
     """The text with the end token."""
-    end = TextSpan(len(text.text), len(text.text) + len(END_TEXT), Role.END, None)
-    return AssistantText(text=text.text + END_TEXT, spans=(*text.spans, end))
+    return join_texts(text, plain_text(END_TEXT, Role.END))
 
 
 def escape_desc(desc: str) -> str:
@@ -120,22 +142,14 @@ class _Writer:
         return AssistantText(text="".join(self._parts), spans=tuple(self._spans))
 
 
-def _write_entries(writer: _Writer, objects: Sequence[DetObject], *, field_order: FieldOrder, coord_mode: CoordMode, start_index: int) -> None:
-    for position, item in enumerate(objects):
-        if position:
-            writer.add(", ", Role.FORMAT, None)
-        writer.add('"object_', Role.FORMAT, position)
-        writer.add(str(start_index + position), Role.KEY, position)
-        writer.add('": {', Role.FORMAT, position)
-        if field_order == "desc_first":
-            _write_desc(writer, item, position)
-            writer.add(", ", Role.FORMAT, position)
-            _write_geometry(writer, item, position, coord_mode)
-        else:
-            _write_geometry(writer, item, position, coord_mode)
-            writer.add(", ", Role.FORMAT, position)
-            _write_desc(writer, item, position)
-        writer.add("}", Role.FORMAT, position)
+def _write_fields(writer: _Writer, item: DetObject, position: int, *, field_order: FieldOrder, coord_mode: CoordMode) -> None:
+    if field_order == "geometry_first":
+        _write_geometry(writer, item, position, coord_mode)
+        writer.add(", ", Role.FORMAT, position)
+    _write_desc(writer, item, position)
+    if field_order == "desc_first":
+        writer.add(", ", Role.FORMAT, position)
+        _write_geometry(writer, item, position, coord_mode)
 
 
 def _write_desc(writer: _Writer, item: DetObject, position: int) -> None:

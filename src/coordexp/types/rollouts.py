@@ -93,6 +93,8 @@ class DroppedObject:
     reason: DropReason
     value_tokens: tuple[int, int]
     value_chars: tuple[int, int]
+    is_in_prefix: bool = True
+    """False for the object in which the text broke off: it lies behind the cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +110,18 @@ class ParsedRollout:
     prefix_text: str
     """Everything up to the last complete object; `{` when there is none."""
     prefix_ends_with_object: bool
+    """An entry stands before the cut, so that the next one needs a comma."""
     max_index: int
-    """Largest object index in the kept prefix, dropped ones included; 0 when there is none."""
+    """Largest object index in the kept prefix, dropped ones included, absurd ones (more than 100 beyond the number of entries) not; 0 when there is none."""
     is_truncated: bool
     is_invalid: bool
     """No `{`, or no append-ready prefix: the prefix is `{` and all ground truth counts as missed."""
     num_retokenized: int = 0
     """Tokens at the end of `prefix_ids` that replace the one the cut fell into; 0 when the cut fell between tokens."""
+    entry_indices: tuple[int, ...] = ()
+    """N of every `object_N` in the prefix, in order of appearance: taken, dropped and ambiguous ones, repeated ones as often as they stand there."""
+    num_duplicate_keys: int = 0
+    """Entries of the prefix whose key an earlier entry has."""
 
 
 @dataclass(frozen=True, slots=True)
