@@ -4,17 +4,23 @@ from coordexp.data.synthetic.coco import SplitInfo, category_names, hash_split, 
 from coordexp.data.synthetic.digits import DIGIT_NAMES, render_digits_scene
 from coordexp.data.synthetic.scenes import Scene, SceneSettings
 from coordexp.data.synthetic.shapes import SHAPE_NAMES, render_shapes_scene
+from coordexp.data.synthetic.splits import Split, describe_split, head_of, load_split, split_names
 
 __all__ = [
     "DIGIT_NAMES",
     "SHAPE_NAMES",
     "Scene",
     "SceneSettings",
+    "Split",
     "SplitInfo",
     "category_names",
+    "describe_split",
     "hash_split",
+    "head_of",
+    "load_split",
     "render_digits_scene",
     "render_scene",
     "render_shapes_scene",
+    "split_names",
     "write_coco_dataset",
 ]
