@@ -14,7 +14,8 @@ from enum import Enum
 
 _SPACE = r"[ \t\n\r]*+"
 _STRING_BODY = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
-_LEXEME = re.compile(rf'{_SPACE}(?:([{{}}\[\],:])|({_STRING_BODY}")|((?:-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)|true|false|null))')
+_NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
+_LEXEME = re.compile(rf'{_SPACE}(?:([{{}}\[\],:])|({_STRING_BODY}")|((?:{_NUMBER}|true|false|null)(?![-+.0-9a-zA-Z])))')
 _UNFINISHED = re.compile(rf"{_SPACE}({_STRING_BODY}(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?|[-+.0-9a-zA-Z]*+)\Z")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
