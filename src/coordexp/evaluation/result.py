@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,13 @@ from coordexp.evaluation.labels import LabelPlan
 from coordexp.evaluation.matches import image_summary, match_rows
 from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.scores import ScorePlan
-from coordexp.types.files import atomic_folder, atomic_writer
+from coordexp.types.files import atomic_writer, replace_owned
 
 HEADLINE = ("f1_det@0.50", "f1_det@0.75", "f1_det@0.95", "f1_det_miou", "mean_matched_iou", "bbox_AP", "bbox_AP50")
-ARTIFACTS = ("metrics.json", "per_class.csv", "per_image.json", "coco_gt.json", "coco_preds.json")
+
+_ARTIFACT = re.compile(
+    r"metrics\.json|per_class\.csv|per_image\.json|coco_gt\.json|coco_preds\.json|matches(@\d\.\d\d)?\.jsonl|semantic_desc_report\.json|overlays"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,12 @@ class EvaluationResult:
         }
 
     def save(self, folder: Path) -> None:
-        """Write the artifacts; what an earlier run left in the folder is replaced as a whole.
+        """Write the artifacts; those that an earlier run left in the folder are replaced as a whole, other files in it stay.
 
         Raises:
             OutputError: the folder cannot be written.
         """
-        with atomic_folder(folder) as new:
+        with replace_owned(folder, is_owned=is_artifact) as new:
             self.write_into(new)
 
     def write_into(self, folder: Path) -> None:
@@ -161,6 +165,11 @@ class EvaluationResult:
             image_id = self.data.images[images[row]].image_id
             entry: dict[str, object] = {"image_id": image_id, "category_id": int(self.labels.pred_category[row]), "bbox": boxes[row], "score": scores[row]}
             yield entry | {"segmentation": [_ring(table, row)]} if self.with_segm and row in table.polygons else entry
+
+
+def is_artifact(name: str) -> bool:
+    """Whether an evaluation writes a file or folder of this name."""
+    return _ARTIFACT.fullmatch(name) is not None
 
 
 def class_rows(labels: LabelPlan, det: DetResult, category_ap: Floats) -> tuple[ClassRow, ...]:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -108,3 +108,35 @@ def atomic_folder(path: Path) -> Generator[Path]:
                 temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def replace_owned(folder: Path, *, is_owned: Callable[[str], bool]) -> Generator[Path]:
+    """Yields an empty folder whose entries take the place of an earlier run's in `folder` when the block ends without an error.
+
+    `is_owned` tells by its name which entry a run of this kind writes. When `folder` holds nothing else it is replaced as a whole. What belongs to
+    somebody else stays where it is, and then the own entries are replaced one by one.
+
+    Raises:
+        OutputError: the disk is full, the folder cannot be written, or `folder` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError("is a file, not a folder", where=str(folder), fix="choose another output folder")
+    if not folder.is_dir() or all(is_owned(entry.name) for entry in folder.iterdir()):
+        with atomic_folder(folder) as new:
+            yield new
+        return
+    with translate_os_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as name:
+        new = Path(name)
+        yield new
+        for entry in [entry for entry in folder.iterdir() if is_owned(entry.name)]:
+            _remove(entry)
+        for entry in sorted(new.iterdir()):
+            entry.rename(folder / entry.name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,94 @@
+"""`coordexp eval`: predictions in, numbers out. No model, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from coordexp.config.evaluation import EvalConfig
+from coordexp.config.evaluation import EvalSettings as EvalSection
+from coordexp.evaluation.evaluate import EvalSettings, evaluate
+from coordexp.evaluation.result import EvaluationResult, is_artifact
+from coordexp.types.errors import ConfigError
+from coordexp.types.files import replace_owned
+from coordexp.types.progress import NoProgress, Progress
+from coordexp.viz.images import choose_image_root
+from coordexp.viz.pictures import write_pictures
+from coordexp.viz.run_files import RunFiles
+
+
+def run_evaluation(config: EvalConfig, *, progress: Progress | None = None) -> EvaluationResult:
+    """Evaluate `pred_jsonl` and write the artifacts to `out_dir`.
+
+    Raises:
+        UserError: the predictions cannot be read, a setting cannot be served, or the folder cannot be written.
+    """
+    progress = progress or NoProgress()
+    refuse_input_among_artifacts(config.pred_jsonl, config.out_dir)
+    run = RunFiles.of(config.pred_jsonl)
+    result = evaluate(run.predictions, settings=evaluation_settings(config, prompt=run.prompt), progress=progress)
+    save_evaluation(result, config.out_dir, section=config, run=run, progress=progress)
+    for warning in result.warnings:
+        progress.say(f"warning: {warning}")
+    progress.say(f"{result}\nresults: {config.out_dir}")
+    return result
+
+
+def evaluation_settings(section: EvalSection, *, prompt: str = "unknown") -> EvalSettings:
+    """The rules of an evaluation from the section of a configuration.
+
+    Raises:
+        ConfigError: a rule that this version does not have.
+    """
+    if section.label_match != "exact":
+        raise ConfigError(f"label_match '{section.label_match}' is not supported by this version", where="label_match", fix="set it to exact")
+    if section.bootstrap:
+        raise ConfigError("bootstrap intervals are not supported by this version", where="bootstrap", fix="set it to 0")
+    return EvalSettings(
+        pixel_mode=section.pixel_mode,
+        score_mode=section.score_mode,
+        with_coco=section.metrics in ("coco", "both"),
+        with_f1ish=section.metrics in ("f1ish", "both"),
+        f1ish_iou_thrs=section.f1ish_iou_thrs,
+        f1ish_pred_scope=section.f1ish_pred_scope,
+        with_segm=not section.no_segm,
+        iou_thrs=section.iou_thrs,
+        strict_parse=section.strict_parse,
+        prompt=prompt,
+    )
+
+
+def save_evaluation(
+    result: EvaluationResult, folder: Path, *, section: EvalSection, run: RunFiles, root_image_dir: Path | None = None, progress: Progress | None = None
+) -> None:
+    """Write the artifacts, and the pictures of the images with most errors when `overlay` asks for them.
+
+    Raises:
+        UserError: the folder cannot be written; no image can be read.
+    """
+    with replace_owned(folder, is_owned=is_artifact) as new:
+        result.write_into(new)
+        if section.overlay and section.overlay_k:
+            root = choose_image_root(run.predictions, asked=root_image_dir, recorded=run.image_root)
+            (new / "overlays").mkdir()
+            written = write_pictures(result.data, worst_images(result, section.overlay_k), root=root, folder=new / "overlays", progress=progress)
+            for problem in written.unreadable:
+                (progress or NoProgress()).say(f"warning: {problem}")
+
+
+def worst_images(result: EvaluationResult, count: int) -> list[int]:
+    """Positions of the images with most errors (false and missed at IoU 0.50), most first; images without errors are left out."""
+    errors = np.array([sum(counts.at(0.5)[1:]) for counts in result.det.per_image], dtype=np.int64)
+    order: list[int] = np.argsort(-errors, kind="stable").tolist()
+    return [place for place in order if errors[place] > 0][:count]
+
+
+def refuse_input_among_artifacts(pred_jsonl: Path, out_dir: Path) -> None:
+    """The predictions must not lie where the results of an earlier run are removed.
+
+    Raises:
+        ConfigError: they do.
+    """
+    if pred_jsonl.resolve().parent == out_dir.resolve() and is_artifact(pred_jsonl.name):
+        raise ConfigError(f"{pred_jsonl.name} would be replaced by the results", where="out_dir", fix="choose another folder")
