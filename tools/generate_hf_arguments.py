@@ -30,11 +30,15 @@ def kinds_of(annotation: object) -> tuple[str, ...]:
     return tuple(sorted(found)) or ("str",)
 
 
+def _tuple(kinds: tuple[str, ...]) -> str:
+    return "(" + ", ".join(f'"{kind}"' for kind in kinds) + (",)" if len(kinds) == 1 else ")")
+
+
 def render() -> str:
     import transformers
 
     fields = dataclasses.fields(transformers.TrainingArguments)
-    lines = [f'    "{field.name}": ({", ".join(repr(kind) for kind in kinds_of(field.type))},),'.replace("'", '"') for field in fields]
+    lines = [f'    "{field.name}": {_tuple(kinds_of(field.type))},' for field in fields]
     body = "HF_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {\n" + "\n".join(lines) + "\n}\n"
     return HEADER + body
 

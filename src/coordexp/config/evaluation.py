@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from coordexp.config.sections import Count, FilePath, FileSection, KeyProblem, Positive, Section, Share, Switch, Text
-from coordexp.config.unbuilt import EVALUATION, Unbuilt
+from coordexp.config.unbuilt import EVALUATION, SENTENCE_ENCODER, Unbuilt
 
 IGNORED_NAMES = ("unknown_policy", "semantic_fallback")
 """Accepted for older commands, without effect; the command line warns once."""
@@ -16,6 +16,7 @@ class EvalSettings(Section):
     """How to evaluate, whatever is evaluated."""
 
     metrics: Literal["coco", "f1ish", "both"] = "both"
+    """COCO AP, F1 over all classes, or both; f1_det is always there."""
     strict_parse: Switch = False
     """A line that is not JSON stops the evaluation instead of being counted."""
     no_segm: Switch = False
@@ -23,20 +24,29 @@ class EvalSettings(Section):
     iou_thrs: tuple[Share, ...] | None = None
     """IoU thresholds of COCO AP; absent: 0.50:0.05:0.95."""
     f1ish_iou_thrs: tuple[Share, ...] = (0.3, 0.5)
+    """IoU thresholds of F1."""
     f1ish_pred_scope: Literal["annotated", "all"] = "annotated"
+    """Whether predictions that are near no name of their image count."""
     label_match: Literal["exact", "semantic"] = "exact"
     """How a predicted name finds its category: equal normalized text, or the nearest sentence embedding."""
-    semantic_model: Text = "sentence-transformers/all-MiniLM-L6-v2"
+    semantic_model: Text = SENTENCE_ENCODER
+    """Sentence encoder: folder or hub id."""
     semantic_threshold: Share = 0.6
+    """Cosine from which on a name is mapped."""
     semantic_device: Text = "cpu"
+    """Where the encoder runs."""
     semantic_batch_size: Positive = 64
+    """Names that are encoded together."""
     pixel_mode: Literal["int", "exact"] = "int"
     """`int`: integer pixels; `exact`: `points_exact` where present."""
     score_mode: Literal["auto", "model", "constant"] = "auto"
+    """auto: scores of the artifact when they differ from one another, else 1.0."""
     overlay: Switch = False
+    """Draw the images with most errors."""
     overlay_k: Count = 12
     """Images with most errors that are drawn; 0: none."""
     num_workers: Count = 0
+    """Processes; 0: the main one."""
     bootstrap: Count = 0
     """Resamples for 95 % intervals; 0: none."""
     unknown_policy: Text | None = None

@@ -24,34 +24,49 @@ class RunSection(Section):
 
 class StagesSection(Section):
     infer: Switch
+    """Generate predictions."""
     eval: Switch
+    """Measure them."""
     vis: Switch
+    """Draw them."""
 
 
 class BackendSection(Section):
     type: Literal["hf", "vllm"] = "hf"
+    """transformers in process, or vLLM."""
     mode: Literal["server", "local"] = "server"
     """vllm only: an OpenAI-compatible server, or in process."""
     base_url: Text | None = None
+    """vllm server only."""
     model: Text | None = None
     """Name that the server gives the model; absent: the checkpoint."""
     auto_launch: Switch = False
+    """vllm server only: start it and stop it with the run."""
     timeout_s: PositiveNumber = 240.0
+    """vllm only: waiting for the server, in seconds."""
     client_concurrency: Positive = 16
+    """vllm server only: requests under way."""
     server_options: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """vllm server only: passed on."""
     attn_impl: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """Preferred attention implementation; one that is missing falls back with a notice."""
     torch_dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Number format of the weights."""
 
 
 class GenerationSection(Section):
     temperature: NonNegative = 0.0
     """0 is greedy."""
     top_p: Share = 1.0
+    """Share of probability that is sampled from."""
     max_new_tokens: Positive = 1024
+    """Longest answer, in tokens."""
     repetition_penalty: PositiveNumber = 1.0
+    """1: none."""
     batch_size: Positive = 8
+    """Records that are generated together."""
     seed: Count = 42
+    """Each record gets its own from it."""
 
 
 class InferSection(Section):
@@ -60,7 +75,9 @@ class InferSection(Section):
     model_checkpoint: Text
     """Folder of the checkpoint. No default."""
     mode: Literal["coord", "text", "auto", "native"] = "auto"
+    """Coordinates as tokens or as integers; auto looks at the data. native: the format of stock Qwen3-VL."""
     pred_coord_mode: Literal["auto", "pixel", "norm1000"] = "auto"
+    """text mode only: what the integers of predictions are; auto decides by sample."""
     backend: BackendSection = Field(default_factory=BackendSection)
     generation: GenerationSection = Field(default_factory=GenerationSection)
     device: Text = "auto"
@@ -80,9 +97,11 @@ class InferSection(Section):
     prompt_labels: tuple[Text, ...] | Literal["none", "all", "gt"] = "none"
     """Category list in the prompt: given names, all categories of the file, or those of the image."""
     coord_decode: Literal["argmax", "expectation"] = "argmax"
+    """Most probable bin, or expectation around it."""
     coord_decode_window: Positive = 24
     """Expectation only: bins on each side of the mode."""
     constrained_decoding: Literal["off", "json"] = "off"
+    """Let the model write nothing but the format."""
     repeat_terminate: RepeatTerminateSection = Field(default_factory=RepeatTerminateSection)
     shard: Text | None = None
     """`i/n`: only whole windows of the i-th of n parts."""
@@ -92,10 +111,15 @@ class ArtifactsSection(Section):
     """Explicit paths in place of `<run.output_dir>/<run.name>/…`."""
 
     gt_vs_pred_jsonl: FilePath | None = None
+    """Predictions beside ground truth."""
     summary_json: FilePath | None = None
+    """Counts and settings."""
     resolved_config_json: FilePath | None = None
+    """The manifest."""
     eval_dir: FilePath | None = None
+    """Results of the stage eval."""
     vis_dir: FilePath | None = None
+    """Pictures of the stage vis."""
 
 
 class VisSection(Section):

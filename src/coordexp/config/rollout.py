@@ -13,6 +13,7 @@ class DecodingSection(Section):
     temperature: NonNegative = 0.0
     """0 is greedy."""
     top_p: Share = 1.0
+    """Share of probability that is sampled from."""
     top_k: Whole = -1
     """-1: all."""
 
@@ -21,44 +22,67 @@ class RepeatTerminateSection(Section):
     """The loop guard: ends a sequence that repeats itself."""
 
     enabled: Switch = False
+    """Whether the guard is on."""
     min_new_tokens: Count = 256
+    """Never before this length."""
     max_consecutive_token_repeats: Positive = 64
+    """The same token this many times in a row."""
     ngram_size: Positive = 64
+    """Length of the repeated piece, in tokens."""
     ngram_repeats: Positive = 2
+    """The same piece this many times in a row."""
     max_object_keys: Positive | None = None
+    """More objects than this."""
 
 
 class VllmServerSection(Section):
     base_url: Text
+    """http(s) with a port."""
     group_port: Positive | None = None
+    """Port of the weight channel."""
 
 
 class VllmServersSection(Section):
     servers: tuple[VllmServerSection, ...] = Field(min_length=1)
+    """Rollout servers; requests are split over them."""
     timeout_s: PositiveNumber = 240.0
+    """Waiting for a server to come up, in seconds."""
     infer_timeout_s: PositiveNumber | None = None
+    """Waiting for one answer, in seconds; absent: no limit."""
 
 
 class VllmSyncSection(Section):
     mode: Literal["full", "adapter", "auto"] = "full"
+    """What is sent to the servers: all weights, the LoRA adapter, or what fits."""
     fallback_to_full: Switch = True
+    """Send all weights when the adapter cannot be sent."""
 
 
 class VllmSection(Section):
     mode: Literal["server", "colocate"] = "colocate"
+    """Servers of their own, or an engine on the GPUs of the learner."""
     server: VllmServersSection | None = None
+    """Required by mode server."""
     sync: VllmSyncSection = Field(default_factory=VllmSyncSection)
     tensor_parallel_size: Positive = 1
+    """GPUs of one engine."""
     gpu_memory_utilization: Share = 0.45
+    """Share of GPU memory for the engine."""
     max_model_len: Positive | None = None
+    """Longest sequence of the engine, in tokens."""
     enable_prefix_caching: Switch = True
+    """Reuse the work on equal prompt beginnings."""
     enable_lora: Switch = False
+    """Load LoRA adapters in the engine."""
 
 
 class OffloadSection(Section):
     enabled: Switch = False
+    """Free GPU memory of the learner during rollouts."""
     offload_model: Switch = False
+    """Move the weights to main memory."""
     offload_optimizer: Switch = False
+    """Move the optimizer state to main memory."""
 
 
 class RolloutMatchingSection(Section):
@@ -70,22 +94,34 @@ class RolloutMatchingSection(Section):
     }
 
     rollout_backend: Literal["hf", "vllm"] = "hf"
+    """Where rollouts are generated: in process, or by vLLM."""
     vllm: VllmSection = Field(default_factory=VllmSection)
     offload: OffloadSection = Field(default_factory=OffloadSection)
     max_new_tokens: Positive = 1024
+    """Longest rollout, in tokens."""
     decode_mode: Literal["greedy", "beam"] = "greedy"
+    """beam only with hf; the best beam is taken."""
     num_beams: Positive = 1
+    """Beams of decode_mode beam."""
     decoding: DecodingSection = Field(default_factory=DecodingSection)
     repetition_penalty: PositiveNumber = 1.0
+    """1: none."""
     rollout_infer_batch_size: Positive = 1
+    """Rollouts that are generated together."""
     repeat_terminate: RepeatTerminateSection = Field(default_factory=RepeatTerminateSection)
     candidate_top_k: Positive = 5
     """Ground-truth boxes that are looked at for each predicted one."""
     maskiou_gate: Share = 0.3
     """Pairs below it are never matched."""
     maskiou_resolution: Positive = 256
+    """Side of the canvas on which mask IoU is measured."""
     fp_cost: NonNegative = 1.0
+    """Price of leaving a prediction unmatched."""
     fn_cost: NonNegative = 1.0
+    """Price of leaving a ground truth unmatched."""
     ot_cost: Literal["l1", "l2"] = "l2"
+    """Distance between polygon vertices."""
     ot_epsilon: PositiveNumber = 10.0
+    """Smoothing of the optimal transport."""
     ot_iters: Positive = 30
+    """Iterations of the optimal transport."""

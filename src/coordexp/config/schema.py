@@ -92,13 +92,13 @@ def _describe(annotation: Any) -> tuple[str, tuple[Any, ...]]:
             choices += list(get_args(member))
         elif origin is tuple:
             inner, inner_choices = _describe(get_args(member)[0])
-            words.append("a list" if inner_choices else f"a list of {_plural(inner)}")
-            choices += [f"[{show(choice)}]" for choice in inner_choices]
+            words.append(f"a list of {' and '.join(show(choice) for choice in inner_choices) or _plural(inner)}")
         elif member in _WORDS:
             words.append(_WORDS[member])
         elif origin is dict or member is dict:
             words.append("a section with 'key: value' lines")
-    return " or ".join(dict.fromkeys(words)), tuple(choices) if not words else ()
+    spelled = [show(choice) for choice in choices] if words else []
+    return " or ".join(dict.fromkeys([*words, *spelled])), () if words else tuple(choices)
 
 
 def _plural(words: str) -> str:

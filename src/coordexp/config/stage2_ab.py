@@ -25,18 +25,24 @@ class ScheduleSection(Section):
 
 class SemanticDescGateSection(Section):
     enabled: Switch = False
+    """Let desc tokens agree by meaning."""
     threshold: Share = 0.5
+    """Cosine from which on two names agree."""
     model_name_or_path: Text = "sentence-transformers/all-MiniLM-L6-v2"
+    """Sentence encoder."""
     revision: Text | None = None
+    """Of the encoder on the hub."""
 
 
 class AsyncSection(Section):
     queue_limit: Positive = 6
     """Ready packs that each learner rank holds at most."""
     prefetch_target_packs: Positive = 2
+    """Ready packs that the actor aims at."""
     version_window: Count = 2
     """A pack is used while its policy version is at most this many syncs old."""
     sync_every_steps: Positive = 1
+    """Optimizer steps between weight syncs."""
 
 
 class ChannelBSection(Section):
@@ -44,29 +50,49 @@ class ChannelBSection(Section):
     """`micro` and `step` are read as `sync`."""
     async_: AsyncSection = Field(default_factory=AsyncSection, alias="async")
     rollouts_per_step: Positive | None = None
+    """Samples of one Channel B step; absent: the effective batch size."""
     wait_for_b: Switch = False
+    """Wait for ready packs instead of running Channel A."""
     max_skipped_b: Positive = 20
+    """The run stops after this many scheduled Channel B steps in a row without packs."""
     on_starvation: Literal["stop", "a_only"] = "stop"
+    """a_only: go on with Channel A instead of stopping."""
     desc_ce_weight_matched: NonNegative = 0.0
+    """Of cross-entropy on predicted desc tokens that agree with the ground truth."""
     semantic_desc_gate: SemanticDescGateSection = Field(default_factory=SemanticDescGateSection)
     geometry_reduction: Literal["split", "pooled"] = "split"
+    """split: mean over matched plus mean over missed; pooled: one mean."""
     closure_ce: OnOff = "on"
+    """Supervise the outermost brace and the end token."""
     key_ce: OnOff = "off"
+    """Supervise the digits of the model's own keys."""
     drop_invalid_struct_ce_multiplier: Annotated[Number, Field(ge=1, le=4)] = 1.0
+    """Raises structure cross-entropy of samples with dropped objects."""
 
 
 class Stage2ABSection(Section):
     schedule: ScheduleSection
     n_softctx_iter: Positive = 2
+    """Forwards of Channel A; from the second on, coordinate embeddings are expectations."""
     softctx_grad_mode: Literal["unroll", "em_detach"] = "unroll"
+    """Whether gradients flow through those expectations."""
     softctx_temperature: PositiveNumber = 1.0
+    """Of the softmax in those expectations."""
     desc_ce_weight: NonNegative = 1.0
+    """Of cross-entropy on desc tokens."""
     bbox_smoothl1_weight: NonNegative = 1.0
+    """Of SmoothL1 on decoded boxes."""
     bbox_smoothl1_beta: PositiveNumber = 0.1
     """Where SmoothL1 turns from quadratic to linear, in [0, 1] space."""
     bbox_ciou_weight: NonNegative = 1.0
+    """Of CIoU on decoded boxes."""
     coord_ce_weight: NonNegative = 0.0
+    """Of cross-entropy on coordinate slots."""
     coord_el1_weight: NonNegative = 0.0
+    """Of the expected distance on coordinate slots."""
     coord_ehuber_weight: NonNegative = 0.0
+    """Of the expected Huber distance on coordinate slots."""
     coord_entropy_weight: NonNegative = 0.0
+    """Of the entropy on coordinate slots."""
     channel_b: ChannelBSection = Field(default_factory=ChannelBSection)
+    """Training on the model's own rollouts."""

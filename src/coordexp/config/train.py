@@ -30,28 +30,39 @@ class ModelSection(Section):
     model: Text
     """Folder or hub id of the checkpoint. No default: it decides the experiment."""
     torch_dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Number format of the weights; `auto`: that of the checkpoint."""
     attn_impl: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """Preferred attention implementation; one that is missing falls back with a notice."""
 
 
 class TunerSection(Section):
     train_type: Literal["full", "lora"] = "full"
+    """All weights, or a LoRA adapter."""
     use_dora: Switch = False
+    """LoRA with a learned magnitude."""
     lora_rank: Positive = 16
+    """LoRA only."""
     lora_alpha: PositiveNumber = 32.0
+    """LoRA only: scale, relative to the rank."""
     lora_dropout: Share = 0.0
+    """LoRA only."""
     target_modules: tuple[Text, ...] | Literal["all-linear"] = "all-linear"
+    """LoRA only: names of the modules, or all linear layers."""
     freeze_llm: Switch = False
+    """Keep the language model as it is."""
     freeze_vit: Switch = False
+    """Keep the vision tower as it is."""
     freeze_aligner: Switch = False
+    """Keep the merger between vision tower and language model as it is."""
 
 
 class TemplateSection(Section):
     truncation_strategy: Literal["raise", "right"] = "raise"
     """What happens to a sample longer than `global_max_length`: an error, or a cut on the right."""
     max_pixels: Positive | None = None
-    """Pixel limit of an image; a larger one is an error: rescale the data set first. None: no limit."""
+    """Pixel limit of an image; a larger one is an error: rescale the data set first. absent: no limit."""
     min_pixels: Positive | None = None
+    """A smaller image is an error. absent: no limit."""
 
 
 class DataSection(Section):
@@ -74,11 +85,17 @@ class CoordSoftCEW1Section(Section):
     """Losses on coordinate slots; weights multiply means over slots."""
 
     enabled: Switch = True
+    """false: coordinates count as ordinary tokens."""
     soft_ce_weight: NonNegative = 1.0
+    """Of the cross-entropy with a Gaussian target."""
     w1_weight: NonNegative = 1.0
+    """Of the distance between cumulative distributions."""
     ce_weight: NonNegative = 0.0
+    """Of the plain cross-entropy over the 1,000 bins."""
     gate_weight: NonNegative = 1.0
+    """Of keeping probability on coordinate tokens at all."""
     temperature: PositiveNumber = 1.0
+    """Divides the logits in the gate."""
     target_sigma: PositiveNumber = 2.0
     """Standard deviation of the Gaussian target, in bins."""
     target_truncate: Positive = 16
@@ -89,6 +106,7 @@ class CoordOffsetSection(Section):
     enabled: Switch = False
     """Train only the coordinate rows of embedding and head."""
     tie_head: Switch = True
+    """One table of rows for embedding and head; false: two."""
 
 
 class TokenTypeMetricsSection(Section):
@@ -105,16 +123,21 @@ class CustomSection(Section):
     trainer_variant: Literal["rollout_matching_sft", "stage2_ab_training"] | None = None
     """Absent: Stage-1."""
     train_jsonl: FilePath | None = None
+    """Training file. Required, unless `fusion_config` is given."""
     val_jsonl: FilePath | None = None
+    """Validation file. Required when training.eval_strategy is not `no`."""
     fusion_config: FilePath | None = None
     """File that mixes several data sets, in place of `train_jsonl`."""
     object_ordering: Literal["sorted", "random"] = "sorted"
+    """Order of the objects in the target: top to bottom then left to right, or seeded by sample and epoch."""
     object_field_order: Literal["desc_first", "geometry_first"] = "desc_first"
+    """Order of the fields of an object."""
     coord_tokens: CoordTokensSection = Field(default_factory=CoordTokensSection)
     coord_soft_ce_w1: CoordSoftCEW1Section = Field(default_factory=CoordSoftCEW1Section)
     coord_offset: CoordOffsetSection = Field(default_factory=CoordOffsetSection)
     token_type_metrics: TokenTypeMetricsSection = Field(default_factory=TokenTypeMetricsSection)
     augmentation: dict[str, Any] | None = None
+    """Changes of training images together with their boxes."""
     train_sample_limit: Count = 0
     """Only the first N records; 0: all."""
     val_sample_limit: Count = 0
@@ -136,7 +159,7 @@ class TrainConfig(FileSection):
     stage2_ab: Stage2ABSection | None = None
     rollout_matching: RolloutMatchingSection | None = None
     global_max_length: Positive | None = None
-    """Longest sequence in tokens: the row length when packing. None: no limit."""
+    """Longest sequence in tokens: the row length when packing. absent: no limit."""
 
     @property
     def rollout(self) -> RolloutMatchingSection | None:

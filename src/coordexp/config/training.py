@@ -59,31 +59,49 @@ class TrainingSection(Section):
     max_steps: Whole = -1
     """Optimizer steps; -1: `num_train_epochs` decides."""
     num_train_epochs: PositiveNumber | None = None
+    """Used when `max_steps` is not given."""
     per_device_train_batch_size: Positive = 1
+    """Samples of one forward on one device."""
     per_device_eval_batch_size: Positive = 1
+    """Samples of one forward in evaluation."""
     gradient_accumulation_steps: Positive | None = None
     """Derived from `effective_batch_size` when that is given; else 1."""
     effective_batch_size: Positive | None = None
     """Samples of one optimizer step over all devices; accumulation is derived (rounded up) and logged."""
     lr_scheduler_type: Text = "cosine"
+    """A schedule of transformers."""
     warmup_steps: NonNegative = 0
     """Optimizer steps; a value below 1 is a share of all steps."""
     weight_decay: NonNegative = 0.0
+    """Of the optimizer."""
     max_grad_norm: NonNegative = 1.0
+    """Gradients are scaled down to this norm; 0: never."""
     seed: Count = 42
+    """Of data order, dropout and everything else that is random."""
     eval_strategy: Strategy = "no"
+    """When to evaluate."""
     eval_steps: PositiveNumber | None = None
+    """Optimizer steps between evaluations."""
     save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
+    """When to write a checkpoint."""
     save_steps: PositiveNumber = 500
+    """Optimizer steps between checkpoints."""
     save_total_limit: Positive | None = None
+    """Older checkpoints beyond this number are deleted. absent: none is."""
     logging_steps: PositiveNumber = 10
+    """Optimizer steps between log events."""
     resume_from_checkpoint: Text | bool | None = None
     """Folder of a checkpoint, or true for the newest one of this run's output_dir and run_name."""
     use_cpu: Switch = False
+    """Train on the CPU even when there is a GPU."""
     bf16: Switch = False
+    """Mixed precision with bfloat16."""
     fp16: Switch = False
+    """Mixed precision with float16."""
     gradient_checkpointing: Switch = False
+    """Compute activations twice instead of keeping them."""
     dataloader_num_workers: Count = 0
+    """Processes that prepare samples; 0: the main one."""
     logging_dir: FilePath | None = None
     """TensorBoard events; absent: `runs` inside the run folder."""
 
@@ -92,12 +110,17 @@ class TrainingSection(Section):
     packing_buffer: Positive = 256
     """Samples that the packer looks at together."""
     packing_min_fill_ratio: Share = 0.6
+    """Rows filled less wait for more samples."""
     packing_drop_last: Switch = False
+    """Leave out the last row of an epoch when it is not filled."""
     eval_packing: Switch = False
+    """Pack in evaluation too."""
     optimizer: Literal["multimodal"] | None = None
     """`multimodal`: learning rates by part of the model. Absent: the optimizer that `optim` names."""
     vit_lr: PositiveNumber | None = None
+    """Learning rate of the vision tower; absent: `learning_rate`."""
     aligner_lr: PositiveNumber | None = None
+    """Learning rate of the merger; absent: `learning_rate`."""
     save_delay_steps: Count = 0
     """No checkpoint before this step."""
 

@@ -6,7 +6,7 @@ A row goes when its feature arrives. `example` is a value that the row refuses; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,6 +28,14 @@ class Unbuilt:
     def fix(self) -> str:
         value = self.supported[0]
         return "remove it" if value is None else f"remove it or set it to {show(value)}"
+
+
+SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def below(section: str, rows: Sequence[Unbuilt]) -> tuple[Unbuilt, ...]:
+    """The same rows for a file that has these settings in a section."""
+    return tuple(replace(row, key=f"{section}.{row.key}") for row in rows)
 
 
 def show(value: Any) -> str:
@@ -93,6 +101,16 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("training.fsdp", (None, ""), "FSDP", "full_shard"),
 )
 
+EVALUATION: tuple[Unbuilt, ...] = (
+    Unbuilt("label_match", ("exact",), "mapping of predicted names by sentence embeddings", "semantic"),
+    Unbuilt("semantic_model", (SENTENCE_ENCODER,), "mapping of predicted names by sentence embeddings", "encoder"),
+    Unbuilt("semantic_threshold", (0.6,), "mapping of predicted names by sentence embeddings", 0.7),
+    Unbuilt("semantic_device", ("cpu",), "mapping of predicted names by sentence embeddings", "cuda:0"),
+    Unbuilt("semantic_batch_size", (64,), "mapping of predicted names by sentence embeddings", 32),
+    Unbuilt("num_workers", (0,), "evaluation in several processes", 4),
+    Unbuilt("bootstrap", (0,), "bootstrap intervals", 1000),
+)
+
 INFER: tuple[Unbuilt, ...] = (
     Unbuilt("infer.backend.type", ("hf",), "generation by vLLM", "vllm"),
     Unbuilt("infer.mode", ("auto", "coord", "text"), "the native grounding format of stock Qwen3-VL", "native"),
@@ -100,9 +118,5 @@ INFER: tuple[Unbuilt, ...] = (
     Unbuilt("infer.coord_decode", ("argmax",), "sub-bin coordinates from probabilities", "expectation"),
     Unbuilt("infer.constrained_decoding", ("off",), "constrained decoding", "json"),
     Unbuilt("infer.repeat_terminate.enabled", (False,), "the loop guard", True),
-)
-
-EVALUATION: tuple[Unbuilt, ...] = (
-    Unbuilt("label_match", ("exact",), "mapping of predicted names by sentence embeddings", "semantic"),
-    Unbuilt("bootstrap", (0,), "bootstrap intervals", 1000),
+    *below("eval", EVALUATION),
 )
