@@ -1,12 +1,40 @@
-"""Coordinate conversion of records: pixel ↔ norm1000 ↔ token. `token` and `norm1000` hold the same bins and differ only in spelling."""
+"""Coordinate conversion of records and files: pixel ↔ norm1000 ↔ token. `token` and `norm1000` hold the same bins and differ only in spelling."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from coordexp.data.jsonl import iter_records, write_records
+from coordexp.data.rules import Notes
 from coordexp.geometry.bins import Rounding, bins_to_pixels, count_beyond_border, pixels_to_bins
 from coordexp.geometry.polygons import canonical_ring
+from coordexp.types.errors import DataError
+from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, DetObject, Record
+
+_SUFFIXES: dict[CoordSpace, str] = {"token": ".coord", "norm1000": ".norm1000", "pixel": ".pixel"}
+
+
+@dataclass(slots=True)
+class ConvertSummary:
+    """What a conversion did, in counts."""
+
+    output: Path
+    num_records: int = 0
+    num_objects: int = 0
+    num_clamped: int = 0
+    """Values beyond the border, clamped to it."""
+    num_reordered: int = 0
+    """Records whose polygons were put in canonical order, when that was asked for."""
+    notes: Notes = field(default_factory=Notes)
+
+    def sentence(self) -> str:
+        """The counts as one phrase."""
+        counts = [(self.num_clamped, "values clamped to the border"), (self.num_reordered, "records with polygons put in canonical order")]
+        ignored = [(count, f"times the key {key} was not carried over") for key, count in self.notes.ignored_keys.most_common()]
+        return ", ".join([f"{self.num_records} records, {self.num_objects} objects", *(f"{count} {what}" for count, what in counts + ignored if count)])
 
 
 def to_norm1000(record: Record, *, rounding: Rounding = "nearest") -> Record:
@@ -35,6 +63,61 @@ def to_space(record: Record, space: CoordSpace, *, rounding: Rounding = "nearest
     if space == "pixel":
         return to_pixels(record)
     return replace(to_norm1000(record, rounding=rounding), coord_space=space)
+
+
+def converted_path(source: Path, space: CoordSpace) -> Path:
+    """Example: `converted_path(Path("a/train.jsonl"), "token") == Path("a/train.coord.jsonl")`"""
+    stem = source.stem
+    for suffix in _SUFFIXES.values():
+        stem = stem.removesuffix(suffix)
+    return source.with_name(f"{stem}{_SUFFIXES[space]}.jsonl")
+
+
+def convert_file(
+    source: Path,
+    *,
+    to: CoordSpace,
+    output: Path | None = None,
+    rounding: Rounding = "nearest",
+    coord_space: CoordSpace | None = None,
+    reorder: bool = False,
+    progress: Progress | None = None,
+) -> ConvertSummary:
+    """Write the records of `source` in another space, to a file in the same folder, since image paths are relative to it.
+
+    Args:
+        source: a record file.
+        to: the space to write.
+        output: file to write; `converted_path` by default.
+        rounding: of pixels to bins.
+        coord_space: space of records that do not name theirs.
+        reorder: put polygons in canonical order instead of refusing those that are not.
+        progress: shows the loop.
+
+    Raises:
+        DataError: a broken record, or an output elsewhere or on top of the source.
+        OutputError: the output cannot be written.
+    """
+    target = output or converted_path(source, to)
+    if target.parent.resolve() != source.parent.resolve():
+        raise DataError("the output must lie in the folder of its source", where=str(target), fix="image paths are relative to that folder")
+    if target.resolve() == source.resolve():
+        raise DataError("the output would replace its source", where=str(target), fix="choose another name with --output")
+    summary = ConvertSummary(target)
+    records = iter_records(source, coord_space=coord_space, canonical_polygons=not reorder, notes=summary.notes)
+    tracked = (progress or NoProgress()).track(records, "convert")
+    write_records(target, _convert_all(tracked, to, rounding=rounding, reorder=reorder, summary=summary))
+    return summary
+
+
+def _convert_all(records: Iterator[Record], to: CoordSpace, *, rounding: Rounding, reorder: bool, summary: ConvertSummary) -> Iterator[Record]:
+    for record in records:
+        ordered = reorder_polygons(record) if reorder else record
+        summary.num_reordered += ordered is not record
+        summary.num_records += 1
+        summary.num_objects += len(record.objects)
+        summary.num_clamped += 0 if to == "pixel" else count_clamped(record)
+        yield to_space(ordered, to, rounding=rounding)
 
 
 def reorder_polygons(record: Record) -> Record:

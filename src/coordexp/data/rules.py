@@ -100,13 +100,14 @@ class RecordReader:
         self._coord_space: CoordSpace | None = coord_space
         self._dataset = dataset
         self._canonical_polygons = canonical_polygons
-        self._line = 0
+        self.line = 0
+        """Number of the line read last."""
         self.violations: list[Violation] = []
         self._notes = notes
 
     def read(self, raw: object, *, line: int) -> Record | None:
         """The record, or None when `violations` is not empty."""
-        self._line = line
+        self.line = line
         self.violations = []
         if not isinstance(raw, dict):
             self._refuse("", Rule.JSON, "the line is not a JSON object {...}")
@@ -139,11 +140,11 @@ class RecordReader:
 
     def refuse_json(self, line: int, what: str) -> None:
         """The line could not be decoded."""
-        self._line = line
+        self.line = line
         self.violations = [Violation(line, "", Rule.JSON, what)]
 
     def _refuse(self, place: str, rule: Rule, what: str, fix: str | None = None) -> None:
-        self.violations.append(Violation(self._line, place, rule, what, fix))
+        self.violations.append(Violation(self.line, place, rule, what, fix))
 
     def _read_image(self, images: object) -> str:
         if not isinstance(images, list) or not images:

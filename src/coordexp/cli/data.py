@@ -1,0 +1,250 @@
+"""`coordexp data`: from annotations to a data file that can be trained on. Each command ends with one sentence that holds the numbers."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from coordexp.data.synthetic import SceneSettings
+    from coordexp.types.records import CoordSpace
+
+app = typer.Typer(help="Import, rescale, convert and validate data sets.", no_args_is_help=True, rich_markup_mode=None)
+import_app = typer.Typer(help="Import annotations of other formats.", no_args_is_help=True, rich_markup_mode=None)
+make_app = typer.Typer(help="Make data sets that need no download, as COCO files.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(import_app, name="import")
+app.add_typer(make_app, name="make")
+
+
+class Geometry(StrEnum):
+    BBOX_2D = "bbox_2d"
+    POLY = "poly"
+
+
+class Space(StrEnum):
+    PIXEL = "pixel"
+    NORM1000 = "norm1000"
+    TOKEN = "token"
+
+
+class BoxRounding(StrEnum):
+    NEAREST = "nearest"
+    OUTWARD = "outward"
+
+
+Source = Annotated[Path, typer.Argument(help="A record file (JSONL).", show_default=False)]
+SpaceOption = Annotated[Space | None, typer.Option("--coord-space", help="Space of records that do not name theirs; plain integers are refused without it.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Import, rescale, convert and validate data sets."""
+
+
+@import_app.callback()
+def _import_root() -> None:
+    """Import annotations of other formats."""
+
+
+@import_app.command("coco")
+def import_coco(
+    annotations: Annotated[Path, typer.Argument(help="A COCO instances file.", show_default=False)],
+    images: Annotated[Path, typer.Option("--images", help="Folder that the file names of the images are relative to.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Record file to write, in pixels.")],
+    geometry: Annotated[Geometry, typer.Option("--geometry", help="Take boxes or polygons.")] = Geometry.BBOX_2D,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Skip and count annotations that cannot be used, instead of ending.")] = False,
+) -> None:
+    """Import COCO instances. Crowd regions are skipped, boxes past the border clamped, both counted."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.data import coco
+
+    summary = coco.import_coco(annotations, images=images, output=output, geometry=geometry.value, skip_invalid=skip_invalid, progress=console_progress())
+    typer.echo(f"wrote {output}: {summary.sentence()}")
+
+
+@app.command("rescale")
+def rescale(
+    source: Source,
+    into: Annotated[Path, typer.Option("--into", help="Folder of the data set; the output lands in INTO/PRESET/.")],
+    preset: Annotated[
+        str, typer.Option("--preset", help="rescale_<multiple>_<blocks>[_bbox|_poly][_max<objects>]: sides are multiples, area at most so many blocks.")
+    ] = "rescale_32_768",
+    min_blocks: Annotated[
+        int | None, typer.Option("--min-blocks", min=1, help="Smallest area in blocks (64, or the preset's maximum if that is less).")
+    ] = None,
+    coord_space: SpaceOption = None,
+) -> None:
+    """Rescale images and geometry together, to sizes that the model's processor leaves as they are."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.data.presets import parse_preset
+    from coordexp.data.rescale import rescale_dataset
+
+    chosen = parse_preset(preset, min_blocks=min_blocks)
+    output = into / chosen.name / source.name
+    summary = rescale_dataset(source, output, preset=chosen, coord_space=_value(coord_space), progress=console_progress())
+    typer.echo(f"wrote {output}: {summary.sentence()}")
+
+
+@app.command("coord")
+def coord(
+    source: Source,
+    to: Annotated[Space, typer.Option("--to", help="Space to write.")] = Space.TOKEN,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="In the folder of the source; NAME.coord.jsonl by default for tokens.")] = None,
+    box_rounding: Annotated[BoxRounding, typer.Option("--box-rounding", help="outward: floor x1, y1 and ceil x2, y2.")] = BoxRounding.NEAREST,
+    reorder_polygons: Annotated[bool, typer.Option("--reorder-polygons", help="Put polygons in canonical order instead of refusing them.")] = False,
+    coord_space: SpaceOption = None,
+) -> None:
+    """Convert coordinates to norm1000 integers, coordinate tokens, or back to pixels."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.data.convert import convert_file
+
+    summary = convert_file(
+        source,
+        to=to.value,
+        output=output,
+        rounding=box_rounding.value,
+        coord_space=_value(coord_space),
+        reorder=reorder_polygons,
+        progress=console_progress(),
+    )
+    typer.echo(f"wrote {summary.output}: {summary.sentence()}")
+
+
+@app.command("validate")
+def validate(
+    source: Source,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Also check that every image exists and has the size of its record.")] = True,
+    coord_space: SpaceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON report with all errors.")] = False,
+    max_errors: Annotated[int, typer.Option("--max-errors", min=0, help="Errors to print; 0 prints all.")] = 50,
+) -> None:
+    """List every rule that a record file breaks; exit code 2 when there is one."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.data.validate import describe_violation, validate_file
+
+    report = validate_file(source, coord_space=_value(coord_space), check_images=images, progress=console_progress())
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        shown = report.violations[: max_errors or None]
+        for violation in shown:
+            typer.echo(describe_violation(source, violation))
+        if len(shown) < len(report.violations):
+            typer.echo(f"... and {len(report.violations) - len(shown)} more errors (--max-errors 0 prints all)")
+        for remark in report.remarks():
+            typer.echo(f"note: {remark}")
+        typer.echo(report.summary())
+    raise typer.Exit(0 if report.is_valid else 2)
+
+
+@make_app.callback()
+def _make_root() -> None:
+    """Make data sets that need no download, as COCO files."""
+
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write: images/ and instances_NAME.json.")]
+Name = Annotated[str, typer.Option("--name", help="Of the split; part of the seed, so that two splits never share a scene.")]
+NumScenes = Annotated[int, typer.Option("--scenes", min=1, help="Number of images.")]
+Seed = Annotated[int, typer.Option("--seed", min=0)]
+Size = Annotated[int, typer.Option("--size", min=8, help="Width and height of the images in pixels.")]
+MinObjects = Annotated[int, typer.Option("--min-objects", min=0, help="Fewest objects of an image.")]
+MaxObjects = Annotated[int, typer.Option("--max-objects", min=0, help="Most objects of an image.")]
+MinSide = Annotated[int, typer.Option("--min-side", min=8, help="Shortest longer side of an object in pixels.")]
+MaxSide = Annotated[int, typer.Option("--max-side", min=8, help="Longest longer side of an object in pixels.")]
+
+
+class Fold(StrEnum):
+    TRAIN = "train"
+    VAL = "val"
+
+
+@make_app.command("digits")
+def make_digits(
+    output: Output,
+    name: Name = "digits",
+    scenes: NumScenes = 200,
+    seed: Seed = 0,
+    size: Size = 192,
+    min_objects: MinObjects = 0,
+    max_objects: MaxObjects = 6,
+    min_side: MinSide = 28,
+    max_side: MaxSide = 72,
+    fold: Annotated[Fold, typer.Option("--fold", help="Which of the original handwritten samples may be used.")] = Fold.TRAIN,
+) -> None:
+    """Handwritten digits over textures."""
+    from coordexp.data.synthetic import SceneSettings
+
+    settings = SceneSettings(
+        name=name,
+        kind="digits",
+        seed=seed,
+        num_scenes=scenes,
+        width=size,
+        height=size,
+        min_objects=min_objects,
+        max_objects=max_objects,
+        min_side=min_side,
+        max_side=max_side,
+        fold=fold.value,
+    )
+    _make(settings, output)
+
+
+@make_app.command("shapes")
+def make_shapes(
+    output: Output,
+    name: Name = "shapes",
+    scenes: NumScenes = 200,
+    seed: Seed = 0,
+    size: Size = 192,
+    min_objects: MinObjects = 0,
+    max_objects: MaxObjects = 6,
+    min_side: MinSide = 28,
+    max_side: MaxSide = 72,
+    polygons: Annotated[bool, typer.Option("--polygons", help="Also write outlines.")] = False,
+) -> None:
+    """Drawn shapes in six colours; up to 60 of them with a small --max-side."""
+    from coordexp.data.synthetic import SceneSettings
+
+    settings = SceneSettings(
+        name=name,
+        kind="shapes",
+        seed=seed,
+        num_scenes=scenes,
+        width=size,
+        height=size,
+        min_objects=min_objects,
+        max_objects=max_objects,
+        min_side=min_side,
+        max_side=max_side,
+        with_polygons=polygons,
+    )
+    _make(settings, output)
+
+
+@make_app.command("split")
+def make_split(name: Annotated[str, typer.Argument(help="Name of a split of the package, as digits-val.", show_default=False)], output: Output) -> None:
+    """One of the splits that scores are quoted for."""
+    from coordexp.data.synthetic import load_split
+
+    _make(load_split(name).settings, output)
+
+
+def _make(settings: SceneSettings, output: Path) -> None:
+    from coordexp.cli.progress import console_progress
+    from coordexp.data.synthetic import write_coco_dataset
+    from coordexp.types.errors import OutputError
+
+    foreign = [path.name for path in output.iterdir() if path.name != "images" and not path.name.startswith("instances_")] if output.is_dir() else []
+    if foreign:
+        raise OutputError(f"the folder would be replaced, but it holds {foreign[0]}", where=str(output), fix="choose a new folder")
+    info = write_coco_dataset(settings, output, progress=console_progress())
+    typer.echo(f"wrote {info.instances}: {info.num_images} images, {info.num_objects} objects, sha256 {info.sha256[:16]}")
+
+
+def _value(space: Space | None) -> CoordSpace | None:
+    return None if space is None else space.value

@@ -1,0 +1,119 @@
+"""A COCO instances file, read with types: images, annotations, categories, their ids checked. Segmentations stay undecoded until somebody asks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coordexp.types.errors import DataError
+
+
+class CocoImage(msgspec.Struct, frozen=True):
+    id: int | str
+    file_name: str
+    width: int
+    height: int
+
+
+class CocoAnnotation(msgspec.Struct, frozen=True):
+    id: int | str
+    image_id: int | str
+    category_id: int
+    bbox: tuple[float, float, float, float] | None = None
+    """x, y, width, height."""
+    iscrowd: int = 0
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class CocoCategory(msgspec.Struct, frozen=True):
+    id: int
+    name: str
+
+
+class _Document(msgspec.Struct):
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
+
+
+@dataclass(frozen=True, slots=True)
+class CocoFile:
+    """Ids are unique, and every annotation's image and category exist."""
+
+    path: Path
+    images: tuple[CocoImage, ...]
+    annotations: tuple[CocoAnnotation, ...]
+    names: dict[int, str]
+    """Category id → name."""
+
+    def where(self, position: int) -> str:
+        """Names an annotation in an error."""
+        return f"{self.path}: annotations[{position}] (id {self.annotations[position].id})"
+
+
+def read_coco(path: Path) -> CocoFile:
+    """Read and check a COCO instances file.
+
+    Raises:
+        DataError: no such file, not JSON, a missing or mistyped field, an id used twice, an unknown image or category id, a category without a name.
+    """
+    document = _decode(path)
+    for kind, ids in (
+        ("images", (image.id for image in document.images)),
+        ("annotations", (annotation.id for annotation in document.annotations)),
+        ("categories", (category.id for category in document.categories)),
+    ):
+        _refuse_duplicates(path, kind, ids)
+    for position, image in enumerate(document.images):
+        if image.width < 1 or image.height < 1:
+            raise DataError(f"{image.width}x{image.height} pixels", where=f"{path}: images[{position}] (id {image.id})", fix="correct width and height")
+    for position, category in enumerate(document.categories):
+        if not category.name.strip():
+            raise DataError("a category without a name", where=f"{path}: categories[{position}] (id {category.id})", fix="give it a name")
+    coco = CocoFile(path, tuple(document.images), tuple(document.annotations), {category.id: category.name for category in document.categories})
+    _refuse_unknown_ids(coco)
+    return coco
+
+
+def _decode(path: Path) -> _Document:
+    try:
+        return msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=_Document)
+    except OSError as error:
+        what = "the COCO file does not exist" if isinstance(error, FileNotFoundError) else f"the COCO file cannot be read ({error.strerror})"
+        raise DataError(what, where=str(path), fix="check the path") from error
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `$")
+        where = f"{path}: {place.rstrip('`').lstrip('.')}".rstrip(": ")
+        raise DataError(_plain(what), where=where, fix="a COCO instances file has images, annotations and categories") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"not JSON in UTF-8 ({error})", where=str(path), fix="a COCO instances file is one JSON object") from error
+
+
+def _plain(what: str) -> str:
+    text = what.replace("Object missing required field", "missing field")
+    return re.sub(r"^Expected", "expected", text)
+
+
+def _refuse_duplicates(path: Path, kind: str, ids: Iterable[Any]) -> None:
+    seen: dict[Any, int] = {}
+    for position, item in enumerate(ids):
+        first = seen.setdefault(item, position)
+        if first != position:
+            raise DataError(f"the id {item} is used by {kind}[{first}] too", where=f"{path}: {kind}[{position}]", fix="make the ids unique")
+
+
+def _refuse_unknown_ids(coco: CocoFile) -> None:
+    images = {image.id for image in coco.images}
+    for position, annotation in enumerate(coco.annotations):
+        if annotation.image_id not in images:
+            raise DataError(
+                f"image_id {annotation.image_id} is not among the images", where=coco.where(position), fix="add the image or take the annotation out"
+            )
+        if annotation.category_id not in coco.names:
+            what = f"category_id {annotation.category_id} is not among the categories"
+            raise DataError(what, where=coco.where(position), fix="add the category or take the annotation out")

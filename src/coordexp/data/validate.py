@@ -1,0 +1,122 @@
+"""Validation of a record file: everything that is wrong, by line and object, with a summary by rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coordexp.data.image_files import check_image_size
+from coordexp.data.jsonl import scan_file
+from coordexp.data.paths import resolve_image
+from coordexp.data.rules import Notes, RecordReader, Rule, Violation
+from coordexp.types.errors import DataError
+from coordexp.types.progress import NoProgress, Progress
+from coordexp.types.records import CoordSpace, Record
+
+
+@dataclass(slots=True)
+class ValidationReport:
+    """What a validation found."""
+
+    path: Path
+    violations: list[Violation] = field(default_factory=list[Violation])
+    num_records: int = 0
+    """Lines that are not blank, broken ones included."""
+    num_objects: int = 0
+    """In records without an error."""
+    num_empty: int = 0
+    """Records without objects."""
+    spaces: Counter[str] = field(default_factory=Counter[str])
+    """Records without an error, by coordinate space."""
+    notes: Notes = field(default_factory=Notes)
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.violations
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Errors by rule, most frequent first."""
+        return dict(Counter(violation.rule.value for violation in self.violations).most_common())
+
+    def summary(self) -> str:
+        """One sentence with numbers."""
+        spaces = ", ".join(f"{count} in {space}" for space, count in sorted(self.spaces.items()))
+        head = f"{self.path}: {self.num_records} records{f' ({spaces})' if spaces else ''}, {self.num_objects} objects, {self.num_empty} without objects"
+        if self.is_valid:
+            return f"{head}, no errors"
+        return f"{head}, {len(self.violations)} errors ({', '.join(f'{rule}: {count}' for rule, count in self.counts.items())})"
+
+    def remarks(self) -> list[str]:
+        """Sentences on what is allowed and still worth knowing."""
+        remarks: list[str] = []
+        if self.notes.num_beyond_border:
+            remarks.append(f"{self.notes.num_beyond_border} values lie beyond the border of their image and will be clamped by conversion")
+        if self.notes.ignored_keys:
+            keys = ", ".join(f"{key} ({count})" for key, count in self.notes.ignored_keys.most_common())
+            remarks.append(f"keys that are not part of the format are ignored: {keys}")
+        if len(self.spaces.keys() - {"token"}) > 1:
+            remarks.append("the file mixes pixel and norm1000 records")
+        return remarks
+
+    def to_json(self) -> dict[str, Any]:
+        """Machine-readable form."""
+        return {
+            "path": str(self.path),
+            "is_valid": self.is_valid,
+            "num_records": self.num_records,
+            "num_objects": self.num_objects,
+            "num_empty": self.num_empty,
+            "coord_spaces": dict(self.spaces),
+            "num_beyond_border": self.notes.num_beyond_border,
+            "ignored_keys": dict(self.notes.ignored_keys),
+            "num_errors": len(self.violations),
+            "errors_by_rule": self.counts,
+            "errors": [{"line": item.line, "field": item.field, "rule": item.rule.value, "what": item.what, "fix": item.fix} for item in self.violations],
+        }
+
+
+def validate_file(path: Path, *, coord_space: CoordSpace | None = None, check_images: bool = False, progress: Progress | None = None) -> ValidationReport:
+    """Check every line of a record file.
+
+    Args:
+        path: a JSONL file.
+        coord_space: space of records that do not name theirs.
+        check_images: also open the header of every image: it exists inside the folder and has the record's size, EXIF rotation applied.
+        progress: shows the loop.
+
+    Raises:
+        DataError: the file cannot be opened.
+    """
+    report = ValidationReport(path)
+    reader = RecordReader(path.stem, coord_space=coord_space, notes=report.notes)
+    for record in (progress or NoProgress()).track(scan_file(path, reader), "validate"):
+        report.num_records += 1
+        if record is None:
+            report.violations += reader.violations
+            continue
+        report.num_objects += len(record.objects)
+        report.num_empty += not record.objects
+        report.spaces[record.coord_space] += 1
+        if check_images:
+            report.violations += _check_image(path, record, line=reader.line)
+    if not report.num_records:
+        report.violations.append(Violation(1, "", Rule.NO_RECORDS, "the file holds no record"))
+    return report
+
+
+def describe_violation(path: Path, violation: Violation) -> str:
+    """Example: `train.jsonl:412: objects[3].bbox_2d: x2=120 < x1=180`"""
+    where = f"{path}:{violation.line}" + (f": {violation.field}" if violation.field else "")
+    return str(DataError(violation.what, where=where, fix=violation.fix))
+
+
+def _check_image(path: Path, record: Record, *, line: int) -> list[Violation]:
+    where = f"{path}:{line}"
+    try:
+        check_image_size(resolve_image(path.parent, record.image, where=where), width=record.width, height=record.height, where=where)
+    except DataError as error:
+        return [Violation(line, "images[0]", Rule.IMAGE_FILE, error.what, error.fix)]
+    return []
