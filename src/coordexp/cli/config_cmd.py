@@ -20,6 +20,7 @@ class Kind(StrEnum):
     TRAIN = "train"
     INFER = "infer"
     EVAL = "eval"
+    PREPARE = "prepare"
 
 
 @app.command("show")
@@ -51,9 +52,10 @@ def keys(kind: Annotated[Kind, typer.Argument(help="Kind of file.")]) -> None:
 def _schema(kind: Kind) -> type[FileSection]:
     from coordexp.config.evaluation import EvalConfig
     from coordexp.config.infer import InferConfig
+    from coordexp.config.prepare import PrepareConfig
     from coordexp.config.train import TrainConfig
 
-    return {Kind.TRAIN: TrainConfig, Kind.INFER: InferConfig, Kind.EVAL: EvalConfig}[kind]
+    return {Kind.TRAIN: TrainConfig, Kind.INFER: InferConfig, Kind.EVAL: EvalConfig, Kind.PREPARE: PrepareConfig}[kind]
 
 
 def _guess(path: Path) -> Kind:
@@ -65,6 +67,8 @@ def _guess(path: Path) -> Kind:
     sections = tree.values.keys()
     if sections & {"run", "stages", "infer", "artifacts", "vis"}:
         return Kind.INFER
+    if sections & {"splits", "preset"}:
+        return Kind.PREPARE
     return Kind.EVAL if sections & {"pred_jsonl", "out_dir", "metrics"} else Kind.TRAIN
 
 

@@ -5,8 +5,6 @@ Exit codes: 0 done, 1 a bug of ours (with a traceback), 2 the user can mend it (
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import signal
 import sys
@@ -16,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from coordexp.cli import config_cmd, demo, evaluate, infer, model, report, train, vis
+from coordexp.cli import config_cmd, data, demo, evaluate, infer, model, report, train, vis
 from coordexp.types.errors import UserError
 from coordexp.types.files import describe_os_error
 
@@ -61,8 +59,7 @@ app.command("infer", context_settings={"ignore_unknown_options": True})(infer.in
 app.command("eval", cls=evaluate.EvalCommand)(evaluate.evaluate)
 app.command("vis")(vis.vis)
 app.command("report")(report.report)
-if importlib.util.find_spec("coordexp.cli.data") is not None:
-    app.add_typer(importlib.import_module("coordexp.cli.data").app, name="data")
+app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.add_typer(config_cmd.app, name="config")
 

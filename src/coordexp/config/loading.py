@@ -60,7 +60,7 @@ class Loaded(Generic[M]):
 
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, defaults included, as JSON types; secrets replaced by `***`."""
-        return redact(self.config.model_dump(mode="json"))
+        return redact(self.config.model_dump(mode="json", by_alias=True))
 
 
 def load_config(path: str | Path | None, model: type[M], overrides: Sequence[str | Override] = ()) -> Loaded[M]:

@@ -12,6 +12,7 @@ class SplitSource(Section):
     """Annotations of one split as they are found."""
 
     kind: Literal["coco"] = "coco"
+    """Format of the annotations."""
     instances: FilePath
     """The instances file. No default."""
     images: FilePath
@@ -39,6 +40,7 @@ class PrepareConfig(FileSection):
     min_blocks: Positive | None = None
     """Least area in squares of `multiple` pixels; absent: 64, or the preset's maximum when that is less."""
     box_rounding: Literal["nearest", "outward"] = "nearest"
+    """How pixels become bins; outward: boxes never shrink."""
     splits: Splits
 
     def problems(self) -> Iterator[KeyProblem]:

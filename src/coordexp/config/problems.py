@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from coordexp.config.schema import Setting, list_settings
 from coordexp.config.sections import FileSection
 from coordexp.config.unbuilt import find_unbuilt, show
-from coordexp.config.yaml_source import KeyPath, Tree, dotted
+from coordexp.config.yaml_source import KeyPath, Tree, Value, dotted
 from coordexp.types.errors import ConfigError
 
 M = TypeVar("M", bound=FileSection)
@@ -99,9 +99,14 @@ def _unknown(path: KeyPath, model: type[FileSection]) -> tuple[str, str]:
 
 def _written_part(path: KeyPath, tree: Tree) -> KeyPath:
     """Without the names of union members that pydantic appends."""
-    for end in range(len(path), 0, -1):
-        if path[:end] in tree.origins:
-            return path[:end]
+    node: Value = tree.values
+    for depth, part in enumerate(path):
+        if isinstance(node, dict) and part in node:
+            node = node[str(part)]
+        elif isinstance(node, list) and isinstance(part, int):
+            node = node[part]
+        else:
+            return path[:depth]
     return path
 
 
@@ -118,12 +123,10 @@ def _nearest(path: KeyPath, model: type[FileSection], settings: Sequence[Setting
     if replaced is not None:
         return replaced
     passthrough = sorted({extra for setting in siblings.values() for extra in setting.owner.passthrough})
-    close = difflib.get_close_matches(name, [*siblings, *passthrough], n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {prefix}{close[0]}?"
     elsewhere = [setting.key for setting in settings if setting.key.rpartition(".")[2] == name]
-    if elsewhere:
-        return f"did you mean {elsewhere[0]}?"
+    close = difflib.get_close_matches(name, [*siblings, *passthrough], n=1, cutoff=0.8 if elsewhere else 0.6)
+    if close or elsewhere:
+        return f"did you mean {prefix + close[0] if close else elsewhere[0]}?"
     close = difflib.get_close_matches(name, [setting.key.rpartition(".")[2] for setting in settings], n=1, cutoff=0.8)
     if close:
         return f"did you mean {next(setting.key for setting in settings if setting.key.rpartition('.')[2] == close[0])}?"

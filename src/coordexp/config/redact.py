@@ -9,7 +9,7 @@ from typing import Any, cast
 HIDDEN = "***"
 
 _SECRET_KEY = re.compile(
-    r"(?:^|[_\-.])(?:tokens?|passwords?|passwd|secrets?|credentials?|api_?keys?|access_?keys?|private_?keys?|authorization|auth)$", re.IGNORECASE
+    r"(?:^|[_\-.])(?:tokens?|passwords?|passwd|secrets?|credentials?|api[_\-]?keys?|access[_\-]?keys?|private[_\-]?keys?|authorization|auth)$", re.IGNORECASE
 )
 _NOT_SECRET = frozenset({"coord_tokens", "max_new_tokens", "min_new_tokens", "private_key_path"})
 _SECRET_VALUE = re.compile(
@@ -17,7 +17,7 @@ _SECRET_VALUE = re.compile(
 )
 _URL_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)[^/\s@]+@")
 _QUERY_SECRET = re.compile(r"(?P<name>[?&](?:[\w\-]*(?:token|key|password|secret|signature|sig))=)[^&#\s]+", re.IGNORECASE)
-_FLAG_SECRET = re.compile(r"(?P<name>[\w.\-]*(?:token|password|secret|api_?key)=)\S+", re.IGNORECASE)
+_FLAG_SECRET = re.compile(r"(?P<name>[\w.\-]*(?:token|password|secret|api_?key)=)[^&\s]+", re.IGNORECASE)
 _BEARER = re.compile(r"(?P<name>\bbearer\s+)\S+", re.IGNORECASE)
 
 

@@ -112,7 +112,10 @@ def read_yaml(path: Path, *, source: str) -> tuple[Tree, bytes]:
 
 
 def _compose(text: str, source: str) -> yaml.Node | None:
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {str(error).splitlines()[0]}", where=source) from error
     try:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -120,8 +123,6 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         raise ConfigError(
             f"not valid YAML: {error.problem or error.context}", where=f"{source}:{line}", fix="check indentation, quotes and brackets"
         ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {str(error).splitlines()[0]}", where=source) from error
     finally:
         loader.dispose()
 
