@@ -107,7 +107,7 @@ def scan_value(text: str, start: int = 0, *, allow_trailing_commas: bool = False
     rest = _UNFINISHED.match(text, position)
     if rest is not None and builder.begin_unfinished(rest):
         return Scan(root=builder.root, stop=Stop.TRUNCATED, position=len(text))
-    return builder.failed(position)
+    return builder.failed(rest.start(1) if rest is not None else _after_space(text, position))
 
 
 def read_string(text: str, span: tuple[int, int]) -> str:
@@ -116,6 +116,12 @@ def read_string(text: str, span: tuple[int, int]) -> str:
     if "\\" not in raw:
         return raw
     return _SURROGATE.sub("\ufffd", json.loads(f'"{raw}"'))
+
+
+def _after_space(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\n\r":
+        position += 1
+    return position
 
 
 class _TreeBuilder:
