@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
@@ -22,28 +21,32 @@ class GrowingLayer(DynamicLayer):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
         self._reserve(key_states, value_states, capacity=key_states.shape[-2] + _HEADROOM)
-        self.keys, self.values = self._key_room[:, :, :0], self._value_room[:, :, :0]
+        self._length = 0
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.keys.shape[-2]
-        end = start + key_states.shape[-2]
+        start, end = self._length, self._length + key_states.shape[-2]
         if end > self._key_room.shape[-2]:
-            old_keys, old_values = self.keys, self.values
+            old_keys, old_values = self._key_room, self._value_room
             self._reserve(key_states, value_states, capacity=end + max(_HEADROOM, end // 2))
-            self._key_room[:, :, :start] = old_keys
-            self._value_room[:, :, :start] = old_values
+            self._key_room[:, :, :start] = old_keys[:, :, :start]
+            self._value_room[:, :, :start] = old_values[:, :, :start]
         self._key_room[:, :, start:end] = key_states
         self._value_room[:, :, start:end] = value_states
-        self.keys, self.values = self._key_room[:, :, :end], self._value_room[:, :, :end]
-        return self.keys, self.values
+        return self._show(end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        length = self.keys.shape[-2]
         self._key_room, self._value_room = self._key_room[indices], self._value_room[indices]
-        self.keys, self.values = self._key_room[:, :, :length], self._value_room[:, :, :length]
+        self._show(self._length)
+
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        """Make the first `length` tokens the contents."""
+        self._length = length
+        keys, values = self._key_room[:, :, :length], self._value_room[:, :, :length]
+        self.keys, self.values = keys, values
+        return keys, values
 
     def _reserve(self, key_states: Tensor, value_states: Tensor, *, capacity: int) -> None:
         self._key_room = key_states.new_empty(*key_states.shape[:2], capacity, key_states.shape[-1])
@@ -54,9 +57,10 @@ class DecodingCache(Cache):
     """One `GrowingLayer` for each layer of the text model, and a way to drop the rows that have ended."""
 
     def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(layers=[GrowingLayer() for _ in range(config.get_text_config().num_hidden_layers)])
+        self._growing = [GrowingLayer() for _ in range(config.get_text_config().num_hidden_layers)]
+        super().__init__(layers=[*self._growing])
 
     def keep_rows(self, rows: Tensor) -> None:
         """Keep the batch rows with these indices, in this order."""
-        for layer in self.layers:
+        for layer in self._growing:
             layer.batch_select_indices(rows)

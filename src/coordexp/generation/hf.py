@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coordexp.codec.coord_tokens import CoordVocabulary
+from coordexp.codec.pieces import decode_pieces
 from coordexp.codec.serialize import END_TEXT
+from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.generation.cache import DecodingCache
 from coordexp.generation.prompt_batch import PromptBatch, collate_prompts
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
@@ -34,16 +35,17 @@ class HfBackend:
     Example: `HfBackend(load_model(path), batch_size=16).generate(requests, GenerationSettings(max_new_tokens=512), with_trace=True)`
     """
 
-    def __init__(self, loaded: LoadedModel, *, checkpoint: str = "", batch_size: int = 16) -> None:
+    def __init__(self, loaded: LoadedModel, *, batch_size: int = 16) -> None:
         self._model: Any = loaded.model
         self._tokenizer: Any = loaded.tokenizer
+        self.text_tokenizer = TextTokenizer.of(self._tokenizer)
         self._coord_vocab = loaded.coord_vocab
         self._batch_size = batch_size
         self._stop_ids = _stop_ids(self._model, self._tokenizer)
         parameter = next(self._model.parameters())
         self._info = BackendInfo(
             type="hf",
-            checkpoint=checkpoint,
+            checkpoint=str(loaded.path),
             attn_requested=loaded.attn_requested,
             attn_used=loaded.attn_used,
             dtype=str(parameter.dtype).removeprefix("torch."),
@@ -104,7 +106,7 @@ class HfBackend:
         return GenerationSample(
             prompt_ids=tuple(request.prompt.token_ids.tolist()),
             response_ids=ids,
-            text=self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
+            text=decode_pieces(ids, tokenizer=self.text_tokenizer).text,
             finish_reason="stop" if decoding.is_stopped(row) else "length",
             seed=request.seed,
             trace=decoding.trace(row),

@@ -33,10 +33,7 @@ class TokenPicker:
             penalty = self._settings.repetition_penalty
             penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
             logits = torch.where(self._is_seen[rows], penalized, logits)
-        if self._uniforms is None:
-            tokens = logits.argmax(dim=-1)
-        else:
-            tokens = _sample(logits, self._settings, uniforms=self._uniforms[rows, step])
+        tokens = logits.argmax(dim=-1) if self._uniforms is None else _sample(logits, self._settings, uniforms=self._uniforms[rows, step])
         if self._is_seen is not None:
             self._is_seen[rows, tokens] = True
         return tokens
@@ -65,6 +62,7 @@ def _sample(logits: Tensor, settings: GenerationSettings, *, uniforms: Tensor) -
     cumulative = probs.cumsum(dim=-1)
     # the nucleus: the fewest tokens whose probabilities reach top_p, at least one
     is_inside = cumulative - probs < settings.top_p
+    is_inside[:, 0] = True
     total = (probs * is_inside).sum(dim=-1, keepdim=True)
     places = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
     last = is_inside.sum(dim=-1, keepdim=True) - 1
