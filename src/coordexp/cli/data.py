@@ -50,6 +50,23 @@ def _import_root() -> None:
     """Import annotations of other formats."""
 
 
+@app.command("prepare")
+def prepare(
+    config: Annotated[Path, typer.Argument(help="Preparation file (YAML).", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings that win over the file.")] = None,
+) -> None:
+    """The whole chain for each split: import, rescale, coordinate tokens, validate."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.config.loading import load_config
+    from coordexp.config.prepare import PrepareConfig
+
+    loaded = load_config(config, PrepareConfig, overrides or [])
+    from coordexp.recipes.prepare import run_prepare
+
+    for split in run_prepare(loaded, progress=console_progress()):
+        typer.echo(split.sentence())
+
+
 @import_app.command("coco")
 def import_coco(
     annotations: Annotated[Path, typer.Argument(help="A COCO instances file.", show_default=False)],
