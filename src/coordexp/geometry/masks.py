@@ -19,7 +19,7 @@ def rings_to_rle(rings: Sequence[Sequence[float]], *, width: int, height: int) -
 
 def ring_to_mask(ring: Sequence[float], *, width: int, height: int) -> npt.NDArray[np.bool_]:
     """[height, width]: the pixels inside the ring by COCO's rule."""
-    return np.asarray(_masks.decode(rings_to_rle([ring], width=width, height=height)[0]), dtype=np.bool_)
+    return _masks.decode(rings_to_rle([ring], width=width, height=height)[0]).astype(np.bool_)
 
 
 def rle_to_mask(segmentation: dict[str, Any]) -> npt.NDArray[np.bool_]:
