@@ -114,7 +114,9 @@ def _load_weights(folder: Path, *, dtype: torch.dtype, attn_implementation: str)
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"the weights cannot be loaded ({reason})", where=str(folder), fix="copy the folder again, or use another dtype or attention") from error
+        raise CheckpointError(
+            f"the weights cannot be loaded ({reason})", where=str(folder), fix="copy the folder again, or use another dtype or attention"
+        ) from error
     missing = sorted(info["missing_keys"])
     if missing:
         # such tensors would silently be random

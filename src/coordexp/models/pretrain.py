@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,26 +95,27 @@ class Pretrainer:
         torch.manual_seed(settings.seed)
         self.head = CellHead(model.config.text_config.hidden_size, (*SHAPE_NAMES, *DIGIT_NAMES))
         self._next = {"vision": 0, "joint": 0}
-        self._optimizer_state: dict[str, object] | None = None
+        self._saved: tuple[str, dict[str, Any]] | None = None
+        """Name of the phase that was interrupted, and its optimizer."""
 
     def run(self, *, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train both phases from where they stand. False when `stop` said so before the end."""
         self._load()
         phases = (("vision", self._settings.vision, self._vision_terms), ("joint", self._settings.joint, self._joint_terms))
         for number, (name, phase, terms) in enumerate(phases):
+            if self._next[name] >= phase.steps:
+                continue
             if not self._run_phase(number, name, phase, terms, stop):
                 return False
         return True
 
-    def _run_phase(
-        self, number: int, name: str, phase: PhaseSettings, terms_of: Callable[[list[Sample]], dict[str, Tensor]], stop: Callable[[], bool]
-    ) -> bool:
+    def _run_phase(self, number: int, name: str, phase: PhaseSettings, terms_of: Callable[[list[Sample]], dict[str, Tensor]], stop: Callable[[], bool]) -> bool:
         modules: list[nn.Module] = [self.model.model.visual, self.head] if name == "vision" else [self.model, self.head]
         parameters = [parameter for module in modules for parameter in module.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-        if self._optimizer_state is not None and self._next[name] > 0:
-            optimizer.load_state_dict(self._optimizer_state)
-        self._optimizer_state = None
+        if self._saved is not None and self._saved[0] == name:
+            optimizer.load_state_dict(self._saved[1])
+        self._saved = None
         self.model.train()
         clock, sums, saved = _Clock(at_step=self._next[name]), dict[str, float](), time.monotonic()
         for step in range(self._next[name], phase.steps):
@@ -132,11 +134,11 @@ class Pretrainer:
                 self._progress.say(f"{name} step {step + 1} of {phase.steps}: {shown}; {clock.report(step + 1, phase.steps)}")
                 sums.clear()
             if time.monotonic() - saved > self._settings.save_every_s or stop():
-                self._save(optimizer)
+                self._save(name, optimizer)
                 saved = time.monotonic()
                 if stop():
                     return False
-        self._save(optimizer)
+        self._save(name, optimizer)
         return True
 
     def _draw(self, phase: int, step: int, size: int, *, mixed: bool) -> list[Sample]:
@@ -153,11 +155,17 @@ class Pretrainer:
         logits, features = self.fast(torch.from_numpy(to_patches([sample.image for sample in samples])), targets.ids)
         return self._response_loss(logits, targets) | {"cells": AUXILIARY_WEIGHT * self.head.loss(features, samples)}
 
-    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, phase: str, optimizer: torch.optim.Optimizer) -> None:
         """The whole state, replaced in one step."""
         self._state_file.parent.mkdir(parents=True, exist_ok=True)
         part = self._state_file.with_suffix(".part")
-        state = {"model": self.model.state_dict(), "head": self.head.state_dict(), "optimizer": optimizer.state_dict(), "next": dict(self._next)}
+        state = {
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "phase": phase,
+            "optimizer": optimizer.state_dict(),
+            "next": dict(self._next),
+        }
         torch.save(state, part)
         part.replace(self._state_file)
 
@@ -168,5 +176,5 @@ class Pretrainer:
         self.model.load_state_dict(state["model"])
         self.head.load_state_dict(state["head"])
         self._next = dict(state["next"])
-        self._optimizer_state = state["optimizer"]
+        self._saved = (state["phase"], state["optimizer"])
         self._progress.say(f"continues at vision step {self._next['vision']}, joint step {self._next['joint']}")

@@ -64,11 +64,8 @@ def scale_scene(scene: Scene, side: int) -> Sample:
     """The scene at side x side pixels with objects in bins."""
     height, width = scene.image.shape[:2]
     image = np.asarray(Image.fromarray(scene.image).resize((side, side), Image.Resampling.BICUBIC))
-    objects: list[DetObject] = []
-    for item in scene.objects:
-        x1, y1, x2, y2 = item.points
-        points = (x1 * side / width, y1 * side / height, x2 * side / width, y2 * side / height)
-        objects.append(DetObject(item.desc, "bbox_2d", pixels_to_bins(points, kind="bbox_2d", width=side, height=side)))
+    # quantized at the size of the source, as the product does: a rescale keeps the normalized coordinate x / (width - 1), not x / width
+    objects = [DetObject(item.desc, item.kind, pixels_to_bins(item.points, kind=item.kind, width=width, height=height)) for item in scene.objects]
     return Sample(image, tuple(sorted(objects, key=lambda item: (item.points[1], item.points[0]))))
 
 

@@ -40,9 +40,7 @@ class TargetBuilder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, coord_vocab: CoordVocabulary) -> None:
         self._tokenizer = tokenizer
         self._coord_vocab = coord_vocab
-        self._open, self._middle, self._next, self._close = (
-            self._one(text) for text in ('": {"desc": "', '", "bbox_2d": ["', ', "object_', "}")
-        )
+        self._open, self._middle, self._next, self._close = (self._one(text) for text in ('": {"desc": "', '", "bbox_2d": ["', ', "object_', "}"))
 
     def _one(self, text: str) -> int:
         ids = self._tokenizer(text)["input_ids"]

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForCondi
 
 from coordexp.codec.coord_tokens import CoordVocabulary
 from coordexp.models.tokenizer import IM_END, IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START, train_tokenizer
+from coordexp.models.weights import write_weights
 from coordexp.types.files import atomic_folder
 
 PATCH_SIZE: Final = 8
@@ -103,13 +104,12 @@ def build_tiny(dst: Path, *, seed: int) -> Path:
 def write_tiny(dst: Path, model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, dtype: torch.dtype = torch.float32) -> None:
     """Weights, tokenizer and image settings in the form in which Qwen3-VL checkpoints are published; `dst` is replaced as a whole."""
     with atomic_folder(dst) as folder:
-        state = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"}
-        config = model.config
-        config.dtype = dtype
-        model.save_pretrained(folder, state_dict=state)
+        write_weights(model, folder, dtype=dtype)
         tokenizer.save_pretrained(folder)
         for name, settings in image_settings().items():
             (folder / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        for file in folder.iterdir():
+            file.chmod(0o644)
 
 
 def image_settings() -> dict[str, dict[str, Any]]:

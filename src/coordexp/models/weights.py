@@ -1,0 +1,30 @@
+"""Weights as safetensors with a config.json that says in which precision they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+
+def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """config.json, generation_config.json and *.safetensors, in `dtype`."""
+    if dtype is None:
+        model.save_pretrained(folder)
+        return
+    state = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=state)
+    set_config_dtype(folder, dtype)
+
+
+def set_config_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Say in config.json what the weight file holds; the model in memory keeps its own."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    name = str(dtype).removeprefix("torch.")
+    config["dtype"] = name
+    for part in ("text_config", "vision_config"):
+        config[part]["dtype"] = name
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
