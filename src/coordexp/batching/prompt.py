@@ -56,13 +56,35 @@ class PromptEncoder:
             image: mode RGB, at its final size (see `load_image`).
 
         Raises:
-            DataError: the processor would resize an image whose sides already fit the patches, because of its pixel limits.
+            DataError: see `encode_image`.
         """
+        return self.assemble(prompt, self.encode_image(image))
+
+    def assemble(self, prompt: Prompt, inputs: ImageInputs) -> PromptInputs:
+        """`encode` for an image that is already encoded."""
         text, ids, at = self._template(prompt)
-        inputs = self._encode_image(image)
         num_tokens = int(np.prod(inputs.grid_thw)) // self.merge_size**2
         placeholders = np.full(num_tokens, self.image_token_id, dtype=np.int32)
         return PromptInputs(token_ids=np.concatenate((ids[:at], placeholders, ids[at + 1 :])), images=(inputs,), text=text)
+
+    def encode_image(self, image: Image.Image) -> ImageInputs:
+        """The patches of an RGB image.
+
+        Raises:
+            DataError: the processor would resize an image whose sides already fit the patches, because of its pixel limits.
+        """
+        assert image.mode == "RGB", image.mode
+        features = self._processor.image_processor(images=[image], return_tensors="np")
+        grid = tuple(int(n) for n in np.asarray(features["image_grid_thw"])[0])
+        width, height = image.size
+        fits = width % self.side_multiple == 0 and height % self.side_multiple == 0
+        if fits and grid != (1, height // self.patch_size, width // self.patch_size):
+            raise DataError(
+                f"the processor of the checkpoint resizes an image of {width}x{height} to {grid[2] * self.patch_size}x{grid[1] * self.patch_size}",
+                fix="rescale the data into the pixel limits of the checkpoint ('coordexp data rescale'), or change `size` in its preprocessor_config.json",
+            )
+        pixels = np.ascontiguousarray(features["pixel_values"], dtype=np.float32)
+        return ImageInputs(pixel_values=pixels, grid_thw=(grid[0], grid[1], grid[2]))
 
     def num_prompt_tokens(self, prompt: Prompt, *, width: int, height: int) -> int:
         """Length of `encode(...).token_ids` for an image of this size in pixels, without decoding it."""
@@ -92,17 +114,3 @@ class PromptEncoder:
                 f"the chat template of the checkpoint writes {len(at)} image placeholders for one image", fix="use the chat template of a Qwen3-VL checkpoint"
             )
         return text, ids, int(at[0])
-
-    def _encode_image(self, image: Image.Image) -> ImageInputs:
-        assert image.mode == "RGB", image.mode
-        features = self._processor.image_processor(images=[image], return_tensors="np")
-        grid = tuple(int(n) for n in np.asarray(features["image_grid_thw"])[0])
-        width, height = image.size
-        fits = width % self.side_multiple == 0 and height % self.side_multiple == 0
-        if fits and grid != (1, height // self.patch_size, width // self.patch_size):
-            raise DataError(
-                f"the processor of the checkpoint resizes an image of {width}x{height} to {grid[2] * self.patch_size}x{grid[1] * self.patch_size}",
-                fix="rescale the data into the pixel limits of the checkpoint ('coordexp data rescale'), or change `size` in its preprocessor_config.json",
-            )
-        pixels = np.ascontiguousarray(features["pixel_values"], dtype=np.float32)
-        return ImageInputs(pixel_values=pixels, grid_thw=(grid[0], grid[1], grid[2]))

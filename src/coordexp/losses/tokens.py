@@ -12,16 +12,19 @@ def upcast(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def token_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    """sum_i w_i * (logsumexp_v logits[i, v] - logits[i, target_i]).
+def cross_entropy_rows(logits: Tensor, targets: Tensor) -> Tensor:
+    """logsumexp_v logits[i, v] - logits[i, target_i], one value for each row.
 
     Args:
         logits: Float[Tensor, "num_tokens vocab"], row i predicts target i (the causal shift was done by the caller).
         targets: Long[Tensor, "num_tokens"], vocabulary ids.
-        weight: Float[Tensor, "num_tokens"].
 
     Returns:
-        Scalar, float32 or wider. 0 for no tokens.
+        Float[Tensor, "num_tokens"], float32 or wider.
     """
-    losses = F.cross_entropy(upcast(logits), targets, reduction="none")
-    return (weight * losses).sum()
+    return F.cross_entropy(upcast(logits), targets, reduction="none")
+
+
+def token_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """sum_i w_i * cross_entropy_rows(logits, targets)_i, a scalar; 0 for no tokens."""
+    return (weight * cross_entropy_rows(logits, targets)).sum()

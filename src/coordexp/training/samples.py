@@ -1,0 +1,205 @@
+"""Records to segments: a function of (record, epoch, settings), never of timing. What can be kept between epochs is kept in memory, up to a limit."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from coordexp.batching.images import load_image, read_image_size
+from coordexp.batching.prompt import PromptEncoder
+from coordexp.batching.segments import Truncation, join_segment
+from coordexp.codec.coord_tokens import CoordVocabulary
+from coordexp.codec.prompts import CoordMode, FieldOrder, Ordering, Prompt, PromptSpec, build_prompt
+from coordexp.codec.serialize import order_objects
+from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
+from coordexp.data.paths import resolve_image
+from coordexp.targets.ground_truth import ground_truth_target
+from coordexp.types.errors import DataError
+from coordexp.types.progress import NoProgress, Progress
+from coordexp.types.records import GeometryKind, Record
+from coordexp.types.sequences import ImageInputs, Segment, TargetSequence
+
+PromptLabels: TypeAlias = Literal["none", "all", "gt", "gt+negatives"]
+
+DEFAULT_CACHE_BYTES = 512 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """How records become samples."""
+
+    ordering: Ordering = "sorted"
+    field_order: FieldOrder = "desc_first"
+    coord_mode: CoordMode = "coord"
+    kinds: tuple[GeometryKind, ...] = ("bbox_2d",)
+    prompt_labels: PromptLabels = "none"
+    """The category list in the prompt; `gt+negatives` adds as many categories that are not there as are there, at least one. Always sorted."""
+    max_length: int | None = None
+    truncation: Truncation = "raise"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    """Limits of an image; outside is an error: rescaling is the data's job."""
+    seed: int = 0
+
+    @property
+    def is_static(self) -> bool:
+        """The same segment in every epoch."""
+        return self.ordering == "sorted" and self.prompt_labels != "gt+negatives"
+
+
+class SegmentSource:
+    """Encodes records on demand. `encode` may be called from several threads at once.
+
+    Example: `SegmentSource(records, image_root=path.parent, encoder=PromptEncoder(processor), …).encode(0, epoch=0).length == 187`
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        image_root: Path,
+        encoder: PromptEncoder,
+        tokenizer: AnyTokenizer,
+        coord_vocab: CoordVocabulary | None,
+        settings: SampleSettings,
+        labels: Sequence[str] = (),
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        """Args beside the obvious.
+
+        records: coordinates in bins.
+        labels: all categories, for prompts that list them.
+        cache_bytes: memory for encoded images; the first that come stay, since an epoch visits each once and eviction would only churn.
+        """
+        self.records = records
+        self._root = image_root
+        self._encoder = encoder
+        self._tokenizer = TextTokenizer.of(tokenizer)
+        self._coord_vocab = coord_vocab
+        self._settings = settings
+        self._labels = tuple(sorted(set(labels)))
+        self._free_bytes = cache_bytes
+        self._images: dict[int, ImageInputs] = {}
+        self._segments: dict[int, Segment] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def encode(self, index: int, *, epoch: int) -> Segment:
+        """The segment of record `index` in `epoch`.
+
+        Raises:
+            DataError: its image is missing or corrupt, or the sample is too long.
+        """
+        known = self._segments.get(index)
+        if known is not None:
+            return known
+        record = self.records[index]
+        try:
+            segment = self._encode(index, record, epoch)
+        except DataError as error:
+            raise error if error.where else DataError(error.what, where=record.id, fix=error.fix) from error
+        if self._settings.is_static and index in self._images:
+            self._segments[index] = segment
+        return segment
+
+    def _encode(self, index: int, record: Record, epoch: int) -> Segment:
+        settings = self._settings
+        return join_segment(
+            record.id,
+            prompt=self._encoder.assemble(self.prompt(record, epoch=epoch), self._image(index, record)),
+            target=self._target(record, epoch),
+            dataset=record.dataset,
+            max_length=settings.max_length,
+            truncation=settings.truncation,
+        )
+
+    def prompt(self, record: Record, *, epoch: int) -> Prompt:
+        """The prompt that the record gets in `epoch`."""
+        settings = self._settings
+        labels = self._prompt_labels(record, epoch)
+        return build_prompt(
+            PromptSpec(ordering=settings.ordering, field_order=settings.field_order, coord_mode=settings.coord_mode, kinds=settings.kinds, labels=labels)
+        )
+
+    def _prompt_labels(self, record: Record, epoch: int) -> tuple[str, ...] | None:
+        if record.prompt_labels is not None:
+            return record.prompt_labels
+        mode = self._settings.prompt_labels
+        if mode == "none":
+            return None
+        if mode == "all":
+            return self._labels
+        present = {item.desc for item in record.objects}
+        if mode == "gt+negatives":
+            absent = [label for label in self._labels if label not in present]
+            generator = random.Random(sample_seed(self._settings.seed, epoch, f"labels:{record.id}"))
+            present |= set(generator.sample(absent, min(len(absent), max(1, len(present)))))
+        return tuple(sorted(present))
+
+    def _target(self, record: Record, epoch: int) -> TargetSequence:
+        settings = self._settings
+        objects = order_objects(record.objects, ordering=settings.ordering, seed=sample_seed(settings.seed, epoch, record.id))
+        return ground_truth_target(
+            objects, tokenizer=self._tokenizer, coord_vocab=self._coord_vocab, field_order=settings.field_order, coord_mode=settings.coord_mode
+        )
+
+    def _image(self, index: int, record: Record) -> ImageInputs:
+        known = self._images.get(index)
+        if known is not None:
+            return known
+        image = load_image(resolve_image(self._root, record.image, where=record.id), where=record.id)
+        inputs = self._encoder.encode_image(image)
+        # a race between threads can overshoot the limit by one image each: harmless
+        if inputs.pixel_values.nbytes <= self._free_bytes:
+            self._free_bytes -= inputs.pixel_values.nbytes
+            self._images[index] = inputs
+        return inputs
+
+    def check(self, *, name: str, progress: Progress | None = None) -> None:
+        """Look at every record and image header, so that nothing is found wrong hours later. Pixels are decoded only in training.
+
+        Raises:
+            DataError: a missing image, one of another size than its record says or outside the pixel limits, a kind of geometry that was not asked
+                for, or (with a length limit) a sample that is too long.
+        """
+        for record in (progress or NoProgress()).track(self.records, f"check {name}", total=len(self.records)):
+            self._check_image(record)
+            self._check_objects(record)
+            if self._settings.max_length is not None and self._settings.truncation == "raise":
+                self._check_length(record)
+
+    def _check_image(self, record: Record) -> None:
+        path = resolve_image(self._root, record.image, where=record.id)
+        size = read_image_size(path, where=record.id)
+        if size != (record.width, record.height):
+            what = f"the image {path} has {size[0]}x{size[1]} pixels, the record says {record.width}x{record.height}"
+            raise DataError(what, where=record.id, fix="write the size of the upright image into the record, or import the data again")
+        pixels = record.width * record.height
+        low, high = self._settings.min_pixels, self._settings.max_pixels
+        if (low is not None and pixels < low) or (high is not None and pixels > high):
+            what = f"the image has {pixels} pixels, outside template.min_pixels {low} and template.max_pixels {high}"
+            raise DataError(what, where=record.id, fix="rescale the data set ('coordexp data rescale'), or change the limits")
+
+    def _check_objects(self, record: Record) -> None:
+        for number, item in enumerate(record.objects):
+            if item.kind not in self._settings.kinds:
+                what = f"the geometry is {item.kind}, and data.geometry_kinds asks for {', '.join(self._settings.kinds)}"
+                raise DataError(what, where=f"{record.id}: objects[{number}]", fix="add the kind to data.geometry_kinds, or filter the data")
+
+    def _check_length(self, record: Record) -> None:
+        prompt = self.prompt(record, epoch=0)
+        num_prompt = self._encoder.num_prompt_tokens(prompt, width=record.width, height=record.height)
+        length = num_prompt + len(self._target(record, 0).token_ids)
+        if length > (self._settings.max_length or length):
+            what = f"the sample has {length} tokens ({num_prompt} of them prompt and image), more than global_max_length {self._settings.max_length}"
+            raise DataError(what, where=record.id, fix="raise global_max_length, use smaller images, or take the sample out")
+
+
+def sample_seed(seed: int, epoch: int, name: str) -> int:
+    """A seed of its own for each sample and epoch, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{epoch}:{name}".encode(), digest_size=8).digest(), "big")

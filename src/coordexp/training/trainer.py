@@ -1,0 +1,214 @@
+"""The one subclass of `transformers.Trainer`: one Trainer step = one optimizer step over a list of packs.
+
+Trainer's own accumulation stays at 1. The packs are looped here, without gradient exchange on all but the last, and every term is divided by its
+denominator over the whole step and all ranks, so the result does not depend on how samples are spread over packs, steps of accumulation and devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from coordexp.batching.collate import PackBatch
+from coordexp.metrics.fold import MetricFold
+from coordexp.metrics.registry import REGISTRY
+from coordexp.training.objective import Objective, PackLoss
+from coordexp.types.errors import ConfigError, UserError
+from coordexp.types.files import translate_os_errors
+
+_TINY = 1e-8
+"""Denominator of a term that has no position in the whole step: its sum is 0."""
+
+_PER_STEP_KEYS = ("base_ce/noncoord_tokens", "coord_diag/coord_tokens")
+"""Counted per optimizer step: forwards add to the total, the step to the count."""
+
+
+class TrainLoader(Protocol):
+    """What the trainer pulls from, once per optimizer step."""
+
+    @property
+    def packs_per_step(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[PackBatch, ...]]: ...
+
+
+class EvalPacks(Protocol):
+    """The evaluation set of this rank, in packs, encoded anew or kept at each pass; every rank yields equally many."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[PackBatch]: ...
+
+
+class StepTrainer(Trainer):
+    """Turns the crank: targets were decided before, losses are executed by the objective."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        args: TrainingArguments,
+        objective: Objective,
+        write_model: Callable[[nn.Module, Path], None],
+        eval_packs: EvalPacks | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """`loader` is set after construction: it reads the step from this trainer's state.
+
+        write_model: writes a folder that opens as a checkpoint of its own.
+        """
+        if args.gradient_accumulation_steps != 1:
+            raise ValueError("gradient_accumulation_steps must be 1: the packs of a step are looped inside it")
+        super().__init__(model=model, args=args, callbacks=list(callbacks))  # pyright: ignore[reportArgumentType]
+        if self.is_deepspeed_enabled:
+            raise ConfigError("DeepSpeed steps its engine inside every backward, which is wrong with several packs in a step", fix="use FSDP or plain DDP")
+        self.loader: TrainLoader | None = None
+        self._objective = objective
+        self._write_model = write_model
+        self._eval_packs = eval_packs
+        self._fold = MetricFold()
+        self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    @property
+    def next_step(self) -> int:
+        """The 0-based optimizer step that comes next."""
+        return self.state.global_step
+
+    def get_train_dataloader(self) -> Any:
+        """Our own loader, not wrapped: it knows its rank and its position."""
+        assert self.loader is not None, "set loader before train()"
+        return self.loader
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], None]:
+        """At most one step; none when a resumed epoch ends before Trainer's count of it."""
+        packs = next(epoch_iterator, None)
+        return ([packs] if packs is not None else []), None
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward over all packs of an optimizer step.
+
+        Returns:
+            This rank's share of the loss times the number of ranks: Trainer logs the mean over ranks.
+
+        Raises:
+            UserError: the loss is not finite; training stops before the update.
+        """
+        model.train()
+        packs: Sequence[PackBatch] = [batch.to(self.args.device) for batch in inputs]
+        denominators = self._reduce(sum(self._objective.denominators(batch.supervision) for batch in packs)).clamp_min(_TINY)  # pyright: ignore[reportArgumentType]
+        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        for number, batch in enumerate(packs):
+            is_last = number == len(packs) - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
+                result = self._forward(model, batch)
+                loss = (result.sums / denominators.to(result.sums.dtype)).sum() * self.args.world_size
+                self.accelerator.backward(loss)
+            total += loss.detach()
+            self._fold.update(result.metrics)
+        self._check_finite(total, packs)
+        self._count_step(len(packs))
+        return total.float()
+
+    def _forward(self, model: nn.Module, batch: PackBatch) -> PackLoss:
+        with self.compute_loss_context_manager():
+            # with a cache the second sample of a packed row is silently wrong
+            logits = model(**batch.model_inputs, use_cache=False).logits
+        return self._objective(logits, batch)
+
+    def _reduce(self, values: Any) -> Tensor:
+        return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values  # pyright: ignore[reportReturnType]
+
+    def _check_finite(self, loss: Tensor, packs: Sequence[PackBatch]) -> None:
+        if torch.isfinite(loss):
+            return
+        samples = [sample for batch in packs for sample in batch.extra("sample_ids", reader="StepTrainer")]
+        shown = ", ".join(samples[:8]) + (" …" if len(samples) > 8 else "")
+        raise UserError(
+            f"the loss of step {self.next_step + 1} is {loss.item()} (samples {shown})",
+            fix="lower the learning rate, raise warmup_steps, or train in float32 or bfloat16",
+        )
+
+    def _count_step(self, num_packs: int) -> None:
+        for key in _PER_STEP_KEYS:
+            self._fold.add(key, total=0.0, count=1.0 / self.args.world_size)
+        self._fold.add("accum/grad_steps", total=self.loader.packs_per_step if self.loader is not None else num_packs)
+        self._fold.add("accum/current_grad_steps", total=num_packs)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """6 operations for each parameter and token, forward and backward."""
+        return 6 * self._num_parameters * sum(batch.model_inputs["input_ids"].numel() for batch in inputs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what was folded since the last event to a training event."""
+        if "loss" in logs:
+            logs = {**logs, **self._gather(self._fold).values()}
+            self._fold = MetricFold()
+        super().log(logs, start_time)
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Loss and metrics on the evaluation packs, by the same objective and denominators: `eval_loss` compares with `loss`."""
+        assert self._eval_packs is not None, "evaluation needs eval_packs"
+        start = time.perf_counter()
+        was_training = self._model.training
+        self._model.eval()
+        loss, fold, num_samples = self._measure(self._eval_packs)
+        self._model.train(was_training)
+        seconds = time.perf_counter() - start
+        values = {"loss": loss, **self._gather(fold).values(), "runtime": seconds}
+        values |= {"samples_per_second": num_samples / seconds, "steps_per_second": len(self._eval_packs) / seconds}
+        metrics = {f"{metric_key_prefix}_{key}": value for key, value in values.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def _measure(self, batches: Iterable[PackBatch]) -> tuple[float, MetricFold, int]:
+        """(loss over all ranks, metrics of this rank, samples over all ranks)."""
+        fold, num_samples = MetricFold(), 0
+        parts: list[Tensor] = []
+        for batch in batches:
+            batch = batch.to(self.args.device)
+            result = self._forward(self._model, batch)
+            if not batch.is_filler:
+                parts.append(torch.stack((result.sums.double(), self._objective.denominators(batch.supervision))))
+                num_samples += batch.extra("pack_num_samples", reader="StepTrainer")
+                fold.update({key: metric for key, metric in result.metrics.items() if REGISTRY.get(key).in_eval})
+        for key in _PER_STEP_KEYS:
+            fold.add(key, total=0.0, count=1.0 / self.args.world_size)
+        sums, denominators = self._reduce(torch.stack(parts).sum(0))
+        total = self._reduce(torch.tensor(float(num_samples), device=self.args.device))
+        return (sums / denominators.clamp_min(_TINY)).sum().item(), fold, int(total)
+
+    @property
+    def _model(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+    def _gather(self, fold: MetricFold) -> MetricFold:
+        """The fold of all ranks together."""
+        if self.args.world_size == 1:
+            return fold
+        everyone: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(everyone, fold.snapshot())
+        merged = MetricFold()
+        for snapshot in everyone:
+            merged.update(snapshot)
+        return merged
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A folder that opens as a checkpoint of its own: weights in safetensors, configuration, tokenizer, image settings."""
+        if self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)  # pyright: ignore[reportArgumentType]
+            with translate_os_errors(folder):
+                self._write_model(self.accelerator.unwrap_model(self.model), folder)
