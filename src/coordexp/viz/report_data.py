@@ -1,0 +1,130 @@
+"""What the report shows, as plain values: tiles, tables, facts. The template only lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from coordexp.evaluation.f1_det import IOU_THRESHOLDS, DetCounts
+from coordexp.evaluation.result import EvaluationResult
+from coordexp.viz.charts import Series, line_chart
+from coordexp.viz.palette import class_color
+from coordexp.viz.run_files import RunFiles
+
+_MAX_FACTS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Example: `Tile("F1 at IoU 0.50", 0.71, before=0.42, help="…")`"""
+
+    name: str
+    value: float
+    help: str
+    before: float | None = None
+    is_headline: bool = False
+    note: str | None = None
+    """Why the number is to be read with care."""
+
+    @property
+    def delta(self) -> float | None:
+        return None if self.before is None else self.value - self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a breakdown or of the per-class table."""
+
+    name: str
+    counts: DetCounts
+    before: DetCounts | None = None
+    ap: float | None = None
+    color: str | None = None
+
+    @property
+    def delta(self) -> float | None:
+        return None if self.before is None else self.counts.f1(0.5) - self.before.f1(0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    name: str
+    value: str
+
+
+def build_tiles(result: EvaluationResult, before: EvaluationResult | None) -> tuple[Tile, ...]:
+    """The numbers at the top; the first is the headline."""
+    shown = (
+        (
+            "f1_det@0.50",
+            "F1 at IoU 0.50",
+            "Share of objects found with the right name: 2·hits / (2·hits + false + missed). A hit has the same name and an IoU of at least 0.50.",
+        ),
+        ("f1_det_miou", "F1, mean over IoU", "Mean of F1 at IoU 0.50, 0.55, …, 0.95: rewards boxes that fit tightly."),
+        ("mean_matched_iou", "Mean IoU of hits", "How well the boxes of hits (IoU ≥ 0.50) fit."),
+        ("f1_det@0.50_precision", "Precision at 0.50", "Share of predictions that are hits."),
+        ("f1_det@0.50_recall", "Recall at 0.50", "Share of ground truths that were found."),
+        ("f1_det@0.75", "F1 at IoU 0.75", "As F1 at 0.50, for boxes that fit closely."),
+        ("bbox_AP", "COCO AP", "Average precision over IoU 0.50:0.95, ranked by score."),
+        ("bbox_AP50", "COCO AP50", "Average precision at IoU 0.50, ranked by score."),
+    )
+    old = before.metrics if before is not None else {}
+    note = None if result.scores.ap_valid else result.scores.ap_note
+    return tuple(
+        Tile(name, result.metrics[key], text, old.get(key), place == 0, note if key.startswith("bbox_") else None)
+        for place, (key, name, text) in enumerate(shown)
+        if key in result.metrics
+    )
+
+
+def class_rows(result: EvaluationResult, before: EvaluationResult | None) -> tuple[Row, ...]:
+    """All classes, by falling number of ground truths."""
+    old = {row.name: row.counts for row in before.per_class} if before is not None else {}
+    rows = [Row(row.name, row.counts, old.get(row.name), row.ap, "#{:02x}{:02x}{:02x}".format(*class_color(row.name))) for row in result.per_class]
+    return tuple(sorted(rows, key=lambda row: (-row.counts.num_gt, row.name)))
+
+
+def breakdown(result: Mapping[str, DetCounts], before: Mapping[str, DetCounts] | None) -> tuple[Row, ...]:
+    """Rows of a breakdown; groups without an object are left out."""
+    return tuple(Row(name, counts, (before or {}).get(name)) for name, counts in result.items() if counts.num_gt + counts.num_pred)
+
+
+def threshold_chart(result: EvaluationResult, before: EvaluationResult | None) -> str:
+    """F1 over the IoU threshold, as SVG."""
+    lines = [Series("before", IOU_THRESHOLDS, _f1_by_threshold(before))] if before is not None else []
+    lines.append(Series("after" if lines else "F1", IOU_THRESHOLDS, _f1_by_threshold(result)))
+    return line_chart(lines, title="F1 by IoU threshold", x_name="IoU", y_range=(0.0, 1.0))
+
+
+def run_facts(run: RunFiles, result: EvaluationResult) -> tuple[Fact, ...]:
+    """How the predictions came about, as far as the run's own files tell."""
+    facts = [Fact("predictions", run.predictions.name), Fact("folder", run.predictions.parent.name)]
+    if run.checkpoint:
+        facts.append(Fact("checkpoint", run.checkpoint))
+    facts += [Fact("evaluation protocol", result.protocol.label), Fact("images", f"{len(result.data.images):,}")]
+    facts += [Fact(name, value) for name, value in _flatten(run.summary) if name not in ("backend.checkpoint",)]
+    return tuple(facts[:_MAX_FACTS])
+
+
+def _f1_by_threshold(result: EvaluationResult) -> tuple[float, ...]:
+    return tuple(result.det.total.f1(threshold) for threshold in IOU_THRESHOLDS)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flatten(cast("Mapping[str, Any]", value), f"{name}.")
+        elif isinstance(value, list):
+            items = cast("list[object]", value)
+            if items:
+                yield name, ", ".join(str(item) for item in items[:12]) + (", …" if len(items) > 12 else "")
+        elif value is not None:
+            yield name, _spell(value)
+
+
+def _spell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
