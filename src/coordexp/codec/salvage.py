@@ -48,6 +48,7 @@ _START = re.compile(r'(?<!\\)"object_[0-9]+"[ \t\n\r]*+:[ \t\n\r]*+|[{\[]')
 _KEYED = re.compile(r'(?<!\\)"object_[0-9]+"[ \t\n\r]*+:')
 _CLOSE = re.compile(r"[ \t\n\r]*+[}\]]")
 _GOES_ON = re.compile(r'[ \t\n\r}\]]*+,[ \t\n\r]*+"object_[0-9]+"')
+_LONGEST_KEY = 40
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
@@ -73,7 +74,8 @@ class _SalvageReader:
             is_keyed = found[0].startswith('"')
             scan = scan_value(self._text, found.end() if is_keyed else found.start(), allow_trailing_commas=True)
             num_entries = self._read_entries(scan.root, is_keyed=is_keyed)
-            position, has_failed = scan.position, has_failed or scan.stop is Stop.ERROR
+            position = self._key_before(scan.position, first=found.end()) if scan.stop is Stop.ERROR else scan.position
+            has_failed = has_failed or scan.stop is Stop.ERROR
             is_closed = scan.stop is Stop.COMPLETE and not has_failed
             if scan.stop is Stop.COMPLETE and num_entries and self._is_answer_over(position, is_keyed=is_keyed):
                 is_closed = True
@@ -81,6 +83,12 @@ class _SalvageReader:
                 break
         broken = tuple((str(reason), self._broken[reason]) for reason in Broken if self._broken[reason])
         return SalvagedText(objects=tuple(self._objects), broken=broken, is_truncated=not is_closed and not (has_failed and _ends_closed(self._text)))
+
+    def _key_before(self, position: int, *, first: int) -> int:
+        """Where to go on after an error: at the key, when a list that was never closed took the key of the next object for its last element."""
+        key = self._text.rfind('"object_', max(first, position - _LONGEST_KEY), position)
+        found = _KEYED.match(self._text, key) if key >= 0 else None
+        return key if found is not None and found.end() == position + 1 else position
 
     def _is_answer_over(self, position: int, *, is_keyed: bool) -> bool:
         """Whether the block that holds the objects ends here; a brace too many before the next object does not end it."""
