@@ -71,9 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         result: object = app(args=arguments, prog_name="coordexp", standalone_mode=False)
-        return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", INTERRUPTED, debug=debug)
+        result = INTERRUPTED
     except UserError as error:
         return _say(f"error: {error}", error.exit_code, debug=debug)
     except _ClickError as error:
@@ -91,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         return _say(f"error: this command needs {error.name}; install it with: pip install 'coordexp[{extra}]'", 2, debug=debug)
+    if result == INTERRUPTED:  # typer may have turned Ctrl-C into this exit code itself
+        typer.echo("interrupted", err=True)
+    return result if isinstance(result, int) else 0
 
 
 def _say(sentence: str, code: int, *, debug: bool) -> int:

@@ -20,6 +20,7 @@ _CANNOT_WRITE = {
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file stands where a folder is needed",
     errno.EFBIG: "the file would be larger than allowed here",
 }
 
