@@ -1,0 +1,111 @@
+"""`coordexp data`: the whole chain from drawn shapes to a valid token file, and one sentence for each wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordexp.cli.main import main
+from coordexp.data.jsonl import read_records
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Runs `coordexp data …` in a folder of its own: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(line: str) -> tuple[int, str, str]:
+        code = main(["data", *line.split()])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_chain_from_drawn_shapes_to_tokens_ends_each_step_with_numbers(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("make shapes --output raw --scenes 4 --seed 3 --polygons")
+    assert code == 0
+    assert out.startswith("wrote raw/instances_shapes.json: 4 images, ")
+    assert run("import coco raw/instances_shapes.json --images raw/images --output public_data/shapes/source/train.jsonl")[1].startswith(
+        "wrote public_data/shapes/source/train.jsonl: 4 images ("
+    )
+    code, out, _ = run("rescale public_data/shapes/source/train.jsonl --into public_data/shapes --preset rescale_16_36_bbox_max60")
+    assert (code, out.rpartition(", ")[2]) == (0, "4 images changed size\n")
+    folder = Path("public_data/shapes/rescale_16_36_bbox_max60")
+    assert run(f"coord {folder}/train.jsonl")[1].startswith(f"wrote {folder}/train.coord.jsonl: 4 records, ")
+    code, out, _ = run(f"validate {folder}/train.coord.jsonl")
+    assert code == 0
+    assert out.startswith(f"{folder}/train.coord.jsonl: 4 records (4 in token), ")
+    assert out.endswith("no errors\n")
+    assert {(record.width, record.height) for record in read_records(tmp_path / folder / "train.coord.jsonl")} == {(96, 96)}
+
+
+@pytest.mark.slow
+def test_digits_are_made_with_their_settings_on_the_command_line(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("make digits --output digits --scenes 2 --size 96 --max-side 40 --fold val --max-objects 2 --name mine")
+    assert (code, (tmp_path / "digits" / "instances_mine.json").is_file()) == (0, True)
+    assert "2 images" in out
+
+
+def test_a_split_that_the_package_does_not_have_is_named(run) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run("make split nothing --output x")
+    assert code == 2
+    assert "no split 'nothing'; use one of " in err
+
+
+def test_make_refuses_a_folder_that_holds_something_else(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years")
+    code, _, err = run("make shapes --output home --scenes 1")
+    assert (code, err) == (2, "error: home: the folder would be replaced, but it holds thesis.tex; choose a new folder\n")
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "years"
+
+
+def write(folder: Path, **fields: object) -> None:
+    record = {"images": ["a.png"], "objects": [], "width": 8, "height": 6, "coord_space": "pixel"} | fields
+    (folder / "train.jsonl").write_text(json.dumps(record) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("coord nowhere.jsonl", "error: nowhere.jsonl: the data file does not exist; check the path"),
+        ("import coco nowhere.json --images . --output out/a.jsonl", "error: nowhere.json: the COCO file does not exist; check the path"),
+        ("rescale train.jsonl --into out --preset tall", "error: rescale preset: 'tall' is not a preset; name it rescale_<multiple>_<blocks>"),
+        ("rescale train.jsonl --into out", "error: train.jsonl:1: the image a.png does not exist; image paths are relative to"),
+        ("coord train.jsonl --to degrees", "error: Invalid value for '--to': "),
+        ("coord broken.jsonl", "error: broken.jsonl:1: objects[0].bbox_2d: x2=1 < x1=5; run 'coordexp data validate broken.jsonl' to list all"),
+    ],
+)
+def test_wrong_input_is_one_sentence_exit_code_two_and_nothing_written(run, tmp_path: Path, line: str, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    write(tmp_path, objects=[{"desc": "cat", "bbox_2d": [5, 1, 1, 3]}])
+    (tmp_path / "train.jsonl").rename(tmp_path / "broken.jsonl")
+    write(tmp_path)
+    code, out, err = run(line)
+    last = err.strip().splitlines()[-1]
+    assert (code, out) == (2, "")
+    assert last.startswith(sentence)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "train.jsonl"]
+
+
+def test_validate_lists_errors_then_sums_up_and_ends_with_two(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    write(tmp_path, width=0, height=0)
+    code, out, _ = run("validate train.jsonl --no-images --max-errors 1")
+    assert code == 2
+    assert out.splitlines() == [
+        "train.jsonl:1: width: 0 is not a whole number above 0; write the width of the image in pixels",
+        "... and 1 more errors (--max-errors 0 prints all)",
+        "train.jsonl: 1 records, 0 objects, 0 without objects, 2 errors (size: 2)",
+    ]
+    code, out, _ = run("validate train.jsonl --no-images --json")
+    assert (code, json.loads(out)["errors_by_rule"]) == (2, {"size": 2})
+
+
+def test_help_of_the_data_commands_loads_nothing_heavy() -> None:
+    code = "import sys, coordexp.cli.data; print(sorted({'numpy', 'PIL', 'msgspec', 'pycocotools', 'sklearn', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
