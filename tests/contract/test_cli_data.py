@@ -26,22 +26,25 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return call
 
 
-def test_the_chain_from_drawn_shapes_to_tokens_ends_each_step_with_numbers(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    code, out, _ = run("make shapes --output raw --scenes 4 --seed 3 --polygons")
-    assert code == 0
-    assert out.startswith("wrote raw/instances_shapes.json: 4 images, ")
-    assert run("import coco raw/instances_shapes.json --images raw/images --output public_data/shapes/source/train.jsonl")[1].startswith(
-        "wrote public_data/shapes/source/train.jsonl: 4 images ("
-    )
-    code, out, _ = run("rescale public_data/shapes/source/train.jsonl --into public_data/shapes --preset rescale_16_36_bbox_max60")
-    assert (code, out.rpartition(", ")[2]) == (0, "4 images changed size\n")
-    folder = Path("public_data/shapes/rescale_16_36_bbox_max60")
-    assert run(f"coord {folder}/train.jsonl")[1].startswith(f"wrote {folder}/train.coord.jsonl: 4 records, ")
-    code, out, _ = run(f"validate {folder}/train.coord.jsonl")
-    assert code == 0
-    assert out.startswith(f"{folder}/train.coord.jsonl: 4 records (4 in token), ")
-    assert out.endswith("no errors\n")
-    assert {(record.width, record.height) for record in read_records(tmp_path / folder / "train.coord.jsonl")} == {(96, 96)}
+def test_the_chain_of_the_documentation_runs_and_ends_each_step_with_numbers(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    page = (Path(__file__).parents[2] / "docs" / "data" / "README.md").read_text(encoding="utf-8")
+    commands = page.partition("```bash\n")[2].partition("```")[0].splitlines()
+    results = [run(command.removeprefix("coordexp data ")) for command in commands]
+    assert [code for code, _, _ in results] == [0] * 5
+    outputs = [out for _, out, _ in results]
+    assert outputs[0].startswith("wrote raw/instances_shapes.json: 20 images, ")
+    assert outputs[1].startswith("wrote public_data/shapes/source/train.jsonl: 20 images (")
+    assert outputs[2].endswith("objects, 20 images changed size\n")
+    assert outputs[3].startswith("wrote public_data/shapes/rescale_32_768/train.coord.jsonl: 20 records, ")
+    assert outputs[4].endswith("no errors\n")
+    records = read_records(tmp_path / "public_data/shapes/rescale_32_768/train.coord.jsonl")
+    assert {(record.width, record.height, record.coord_space) for record in records} == {(256, 256, "token")}
+
+
+def test_the_record_of_the_documentation_is_valid(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    page = (Path(__file__).parents[2] / "docs" / "data" / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "train.jsonl").write_text(page.partition("```json\n")[2].partition("```")[0])
+    assert run("validate train.jsonl --no-images")[1] == "train.jsonl: 1 records (1 in pixel), 2 objects, 0 without objects, no errors\n"
 
 
 @pytest.mark.slow
