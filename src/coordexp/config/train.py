@@ -28,7 +28,7 @@ from coordexp.config.unbuilt import TRAIN, Unbuilt
 
 class ModelSection(Section):
     model: Text
-    """Folder or hub id of the checkpoint. No default: it decides the experiment."""
+    """Folder of the checkpoint. No default: it decides the experiment."""
     torch_dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Number format of the weights; `auto`: that of the checkpoint."""
     attn_impl: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"

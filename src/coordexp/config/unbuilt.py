@@ -81,6 +81,7 @@ def _plain(value: Any) -> Any:
 
 
 TRAIN: tuple[Unbuilt, ...] = (
+    Unbuilt("model.torch_dtype", ("float32", "bfloat16", "float16"), "taking the number format from the checkpoint", "auto"),
     Unbuilt("custom.trainer_variant", (None,), "training on the model's own rollouts (Stage-2)", "stage2_ab_training"),
     Unbuilt("stage2_ab", (None,), "training on the model's own rollouts (Stage-2)", {"schedule": {"b_ratio": 0.05}}),
     Unbuilt("rollout_matching", (None,), "training on the model's own rollouts (Stage-2)", {"max_new_tokens": 128}),
@@ -90,7 +91,6 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("custom.coord_offset.enabled", (False,), "training only the coordinate rows", True),
     Unbuilt("tuner.train_type", ("full",), "training with LoRA", "lora"),
     Unbuilt("tuner.use_dora", (False,), "training with DoRA", True),
-    Unbuilt("template.truncation_strategy", ("raise",), "cutting samples that are too long", "right"),
     Unbuilt("training.packing", (False,), "packing of several samples into one row", True),
     Unbuilt("training.eval_packing", (False,), "packing of several samples into one row", True),
     Unbuilt("training.optimizer", (None,), "an optimizer with learning rates by part of the model", "multimodal"),
