@@ -32,6 +32,6 @@ def tiny(
 def score_tiny(output: Annotated[Path, typer.Option("--output", "-o", help="Folder for data and results.")]) -> None:
     """Reproduce the held-out scores of the shipped checkpoint's model card."""
     from coordexp.cli.progress import console_progress
-    from coordexp.recipes.tiny import run_tiny_score
+    from coordexp.recipes.tiny_scores import run_tiny_score
 
     run_tiny_score(output, progress=console_progress())

@@ -81,8 +81,11 @@ class Pretrainer:
         settings: PretrainSettings,
         state_file: Path,
         progress: Progress | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.model = model
+        self._rank, self._world = rank, world
         self._settings = settings
         self._caches = caches
         self._state_file = state_file
@@ -121,23 +124,27 @@ class Pretrainer:
         for step in range(self._next[name], phase.steps):
             for group in optimizer.param_groups:
                 group["lr"] = phase.rate(step)
-            terms = terms_of(self._draw(number, step, phase.batch_size, mixed=name == "vision"))
+            samples = self._draw(number, step, phase.batch_size, mixed=name == "vision")
+            terms = terms_of(samples[self._rank :: self._world])
             torch.stack(list(terms.values())).sum().backward()
+            if self._world > 1:
+                _average_gradients(parameters, self._world)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad()
             self._next[name] = step + 1
             for key, value in terms.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
-            if (step + 1) % self._settings.log_every == 0:
+            if (step + 1) % self._settings.log_every == 0 and self._rank == 0:
                 shown = ", ".join(f"{key} {value / self._settings.log_every:.3f}" for key, value in sums.items())
                 self._progress.say(f"{name} step {step + 1} of {phase.steps}: {shown}; {clock.report(step + 1, phase.steps)}")
                 sums.clear()
-            if time.monotonic() - saved > self._settings.save_every_s or stop():
+            should_stop = stop()
+            if should_stop or time.monotonic() - saved > self._settings.save_every_s:
                 self._save(name, optimizer)
                 saved = time.monotonic()
-                if stop():
-                    return False
+            if should_stop:
+                return False
         self._save(name, optimizer)
         return True
 
@@ -156,7 +163,9 @@ class Pretrainer:
         return self._response_loss(logits, targets) | {"cells": AUXILIARY_WEIGHT * self.head.loss(features, samples)}
 
     def _save(self, phase: str, optimizer: torch.optim.Optimizer) -> None:
-        """The whole state, replaced in one step."""
+        """The whole state, replaced in one step; the first process writes for all."""
+        if self._rank > 0:
+            return
         self._state_file.parent.mkdir(parents=True, exist_ok=True)
         part = self._state_file.with_suffix(".part")
         state = {
@@ -178,3 +187,11 @@ class Pretrainer:
         self._next = dict(state["next"])
         self._saved = (state["phase"], state["optimizer"])
         self._progress.say(f"continues at vision step {self._next['vision']}, joint step {self._next['joint']}")
+
+
+def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:
+    """Mean over the processes: equal to one process with the whole batch, since all terms are means over equally many tokens."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    torch.nn.utils.vector_to_parameters(flat / world, gradients)
