@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -85,8 +85,8 @@ def rescale_dataset(
 ) -> RescaleSummary:
     """Write the record file `output` and its images, rescaled from the record file `source`.
 
-    All records and image headers are checked before anything is written. Images keep their path relative to the record file, with the suffix `.png`. When
-    a picture turns out to be damaged, the images written so far are removed; after an interruption they stay and are reused.
+    All records and image headers are checked before anything is written. Images go to `images/<stem of output>/`. When a picture turns out to be damaged,
+    the images written so far are removed; after an interruption they stay and are reused.
 
     Raises:
         DataError: a broken record, an image that is missing, damaged or of another size than its record says, or what the preset excludes.
@@ -95,11 +95,11 @@ def rescale_dataset(
     progress = progress or NoProgress()
     if source.parent.resolve() == output.parent.resolve():
         raise DataError("the output would lie among its own source images", where=str(output), fix="choose another folder")
-    sizes = _check_source(source, preset, coord_space=coord_space, progress=progress)
-    job = _Job(source, output, preset, output_names(list(sizes)), RescaleSummary(output))
+    counts = _check_source(source, preset, coord_space=coord_space, progress=progress)
+    job = _Job(source, output, preset, output_names(counts, stem=output.stem), RescaleSummary(output))
     is_new_folder = not output.parent.exists()
     ensure_output_folder(output.parent)
-    records = progress.track(iter_records(source, coord_space=coord_space), "rescale", total=sum(sizes.values()))
+    records = progress.track(iter_records(source, coord_space=coord_space), "rescale", total=sum(counts.values()))
     try:
         write_records(output, _rescale_all(records, job))
     except UserError:
@@ -108,21 +108,20 @@ def rescale_dataset(
     return job.summary
 
 
-def output_names(images: list[str]) -> dict[str, str]:
-    """Where each image goes: the same path with the suffix `.png`, after the old suffix when two images would meet (`a.jpg` and `a.png`)."""
-    normal = {image: str(PurePosixPath(os.path.normpath(image))) for image in images}
-    taken = {name for name in normal.values() if name.endswith(".png")}
+def output_names(images: Iterable[str], *, stem: str) -> dict[str, str]:
+    """Where each image goes: `images/<stem>/`, so that splits never meet, then its own path with the suffix `.png`, marked where two would coincide.
+
+    Example: `output_names(["images/train/a.jpg", "b.png"], stem="train")` gives `images/train/a.png` and `images/train/b.png`.
+    """
     names: dict[str, str] = {}
-    for image, name in normal.items():
-        if name.endswith(".png"):
-            names[image] = name
-            continue
-        wanted = str(PurePosixPath(name).with_suffix(".png"))
-        while wanted in taken:
-            name = f"{name}_"
-            wanted = f"{name}.png"
-        taken.add(wanted)
-        names[image] = wanted
+    taken: set[str] = set()
+    for image in images:
+        path = os.path.normpath(image).removeprefix("images/").removeprefix(f"{stem}/")
+        base = str(PurePosixPath(path).with_suffix(""))
+        while f"images/{stem}/{base}.png" in taken:
+            base += "_"
+        names[image] = f"images/{stem}/{base}.png"
+        taken.add(names[image])
     return names
 
 

@@ -191,9 +191,9 @@ class RecordReader:
         return [self._read_object(i, raw) for i, raw in enumerate(cast(list[Any], objects))]
 
     def _read_object(self, index: int, raw: object) -> _Item | None:
-        if type(raw) is dict and len(box := cast(dict[str, Any], raw)) == 2:  # the usual object, first: files hold millions
-            desc, values = box.get("desc"), box.get("bbox_2d")
-            if type(values) is list and len(cast(list[Any], values)) == 4 and type(desc) is str and desc and not desc.isspace():
+        if type(raw) is dict and len(raw) == 2:  # the usual object, first: files hold millions
+            desc, values = raw.get("desc"), raw.get("bbox_2d")
+            if type(values) is list and len(values) == 4 and type(desc) is str and desc and not desc.isspace():
                 return _Item(desc, "bbox_2d", values)
         if not isinstance(raw, dict):
             self._refuse(f"objects[{index}]", Rule.OBJECTS, f"{_show(raw)} is not a JSON object {{...}}")

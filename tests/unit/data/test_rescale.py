@@ -101,10 +101,10 @@ def test_images_and_geometry_are_scaled_together(tmp_path: Path) -> None:
     path = source(tmp_path)
     summary = rescale_dataset(path, tmp_path / "out" / "train.jsonl", preset=PRESET)
     first, second = read_records(tmp_path / "out" / "train.jsonl")
-    assert [(item.image, item.width, item.height) for item in (first, second)] == [("images/a.png", 128, 64), ("images/b.png", 96, 96)]
+    assert [(item.image, item.width, item.height) for item in (first, second)] == [("images/train/a.png", 128, 64), ("images/train/b.png", 96, 96)]
     assert first.objects[0].points == pytest.approx((20 * 127 / 199, 10 * 63 / 99, 127, 63))
     assert (summary.num_images, summary.num_objects, summary.num_resized, summary.num_reused) == (2, 2, 1, 0)
-    with Image.open(tmp_path / "out" / "images" / "a.png") as image, Image.open(tmp_path / "in" / "images" / "a.png") as original:
+    with Image.open(tmp_path / "out" / "images" / "train" / "a.png") as image, Image.open(tmp_path / "in" / "images" / "a.png") as original:
         expected = original.convert("RGB").resize((128, 64), Image.Resampling.BICUBIC, reducing_gap=None)
         assert (image.format, image.mode) == ("PNG", "RGB")
         assert image.tobytes() == expected.tobytes()
@@ -144,7 +144,7 @@ def test_a_rescale_stopped_in_the_middle_goes_on_and_equals_an_uninterrupted_one
 
     with pytest.raises(KeyboardInterrupt):
         rescale_dataset(path, tmp_path / "out" / "train.jsonl", preset=PRESET, progress=Stop())
-    assert list(files_in(tmp_path / "out")) == ["images/a.png"]
+    assert list(files_in(tmp_path / "out")) == ["images/train/a.png"]
     assert rescale_dataset(path, tmp_path / "out" / "train.jsonl", preset=PRESET).num_reused == 1
     assert files_in(tmp_path / "out") == files_in(tmp_path / "whole")
 
@@ -154,7 +154,7 @@ def test_a_changed_source_or_size_is_made_anew(tmp_path: Path) -> None:
     rescale_dataset(path, output, preset=PRESET)
     Image.new("RGB", (96, 96), "red").save(tmp_path / "in" / "images" / "b.jpg")
     assert rescale_dataset(path, output, preset=PRESET).num_reused == 1
-    with Image.open(output.parent / "images" / "b.png") as image:
+    with Image.open(output.parent / "images" / "train" / "b.png") as image:
         assert image.getpixel((5, 5)) == (254, 0, 0)
     assert rescale_dataset(path, output, preset=RescalePreset(32, 12, 12)).num_reused == 0
 
@@ -165,7 +165,7 @@ def test_exif_rotation_is_applied_and_removed(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.jpg", 96, 64, exif=exif)
     write_records(tmp_path / "in" / "train.jsonl", [record("a.jpg", 64, 96)])
     rescale_dataset(tmp_path / "in" / "train.jsonl", tmp_path / "out" / "train.jsonl", preset=PRESET)
-    with Image.open(tmp_path / "in" / "a.jpg") as original, Image.open(tmp_path / "out" / "a.png") as image:
+    with Image.open(tmp_path / "in" / "a.jpg") as original, Image.open(tmp_path / "out" / "images" / "train" / "a.png") as image:
         assert image.size == (64, 96)
         assert image.tobytes() == original.transpose(Image.Transpose.ROTATE_270).tobytes()
         assert not image.getexif()
@@ -178,15 +178,27 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
     write_records(tmp_path / "in" / "train.jsonl", [record("grey.png", 64, 64), record("clear.png", 64, 64)])
     rescale_dataset(tmp_path / "in" / "train.jsonl", tmp_path / "out" / "train.jsonl", preset=PRESET)
     for name, colour in (("grey.png", (9, 9, 9)), ("clear.png", (255, 255, 255))):
-        with Image.open(tmp_path / "out" / name) as image:
+        with Image.open(tmp_path / "out" / "images" / "train" / name) as image:
             assert (image.mode, image.getpixel((0, 0))) == ("RGB", colour)
 
 
 def test_two_images_that_would_get_the_same_name_stay_apart() -> None:
-    names = output_names(["a.jpg", "a.png", "./a.bmp", "x/../b.jpeg", "b.jpg", "a.jpg_.png"])
-    assert names["a.png"] == "a.png"
-    assert len(set(names.values())) == len(names)
-    assert names["x/../b.jpeg"] == "b.png"
+    images = ["a.jpg", "a.png", "./a.bmp", "x/../b.jpeg", "b.jpg", "a_.png", "images/train/a.png", "images/a.png", "deep/a.png"]
+    names = output_names(images, stem="train")
+    assert (names["a.jpg"], names["x/../b.jpeg"], names["deep/a.png"]) == ("images/train/a.png", "images/train/b.png", "images/train/deep/a.png")
+    assert len(set(names.values())) == len(images)
+
+
+def test_splits_with_equal_image_names_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for split, colour in (("train", "red"), ("val", "blue")):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (96, 96), colour).save(tmp_path / split / "a.png")
+        write_records(tmp_path / split / f"{split}.jsonl", [record("a.png", 96, 96)])
+        rescale_dataset(tmp_path / split / f"{split}.jsonl", tmp_path / "out" / f"{split}.jsonl", preset=PRESET)
+    for split, colour in (("train", (255, 0, 0)), ("val", (0, 0, 255))):
+        (item,) = read_records(tmp_path / "out" / f"{split}.jsonl")
+        with Image.open(tmp_path / "out" / item.image) as image:
+            assert image.getpixel((0, 0)) == colour
 
 
 def broken(folder: Path, name: str) -> tuple[Path, RescalePreset]:
