@@ -119,7 +119,7 @@ def test_an_output_folder_that_cannot_be_written_is_one_sentence(folder: Path, c
 def test_a_flag_that_has_no_effect_is_warned_about_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["eval", "--pred_jsonl", "gone.jsonl", "--out_dir", "o", "--unknown-policy", "semantic", "--semantic-fallback", "bucket"]
     _, _, err = _run(capsys, *argv)
-    assert err.count("warning: --unknown-policy and --semantic-fallback without effect") == 1
+    assert err.count("warning: --unknown-policy and --semantic-fallback: accepted for older commands, without effect") == 1
 
 
 def test_several_numbers_may_follow_one_flag() -> None:

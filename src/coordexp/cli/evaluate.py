@@ -118,4 +118,4 @@ def _numbers(flag: str, text: str | None) -> list[float] | None:
 def _warn_about_ignored(values: Mapping[str, Any]) -> None:
     names = [flag for flag, key in _IGNORED.items() if values[key] is not None]
     if names:
-        typer.echo(f"warning: {' and '.join(names)} without effect: a predicted name that is not a category is mapped or dropped by --label-match", err=True)
+        typer.echo(f"warning: {' and '.join(names)}: accepted for older commands, without effect", err=True)

@@ -53,13 +53,14 @@ def _root(
     """
 
 
-app.command("demo")(demo.demo)
-app.command("train", context_settings={"ignore_unknown_options": True})(train.train)
-app.command("infer", context_settings={"ignore_unknown_options": True})(infer.infer)
-app.command("eval", cls=evaluate.EvalCommand)(evaluate.evaluate)
-app.command("vis")(vis.vis)
-app.command("report")(report.report)
+_OVERRIDES = {"ignore_unknown_options": True}  # so that --training.max_steps=5 reaches the parser of overrides
+app.command("demo", short_help="The whole path on this machine, in ten minutes.")(demo.demo)
 app.add_typer(data.app, name="data")
+app.command("train", short_help="Train a checkpoint.", context_settings=_OVERRIDES)(train.train)
+app.command("infer", short_help="Detect objects on the images of a data file.", context_settings=_OVERRIDES)(infer.infer)
+app.command("eval", short_help="Measure detections: COCO AP, F1, per class.", cls=evaluate.EvalCommand)(evaluate.evaluate)
+app.command("vis", short_help="Draw ground truth and predictions.")(vis.vis)
+app.command("report", short_help="Write a report: one HTML file.")(report.report)
 app.add_typer(model.app, name="model")
 app.add_typer(config_cmd.app, name="config")
 

@@ -98,8 +98,6 @@ class TrainingSection(Section):
     """Mixed precision with bfloat16."""
     fp16: Switch = False
     """Mixed precision with float16."""
-    gradient_checkpointing: Switch = False
-    """Compute activations twice instead of keeping them."""
     dataloader_num_workers: Count = 0
     """Processes that prepare samples; 0: the main one."""
     logging_dir: FilePath | None = None
