@@ -28,6 +28,10 @@ class EncodingLike(Protocol):
 class BackendTokenizer(Protocol):
     """What is used of `tokenizers.Tokenizer`."""
 
+    @property
+    def truncation(self) -> Any: ...
+    @property
+    def padding(self) -> Any: ...
     def encode(self, sequence: Any, *, add_special_tokens: bool) -> EncodingLike: ...
     def id_to_token(self, id: int) -> str | None: ...
     def token_to_id(self, token: str) -> int | None: ...
@@ -94,9 +98,11 @@ class TextTokenizer:
 
     def encode(self, text: str) -> Tokens:
         """Ids and offsets of the text as it stands: nothing added, nothing cut off."""
-        # a batch call of the wrapper leaves its truncation and padding behind in the shared backend
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        # a batch call of the wrapper leaves its truncation and padding behind in the shared backend; switched off only when on, since threads may share it too
+        if self._backend.truncation is not None:
+            self._backend.no_truncation()
+        if self._backend.padding is not None:
+            self._backend.no_padding()
         encoding = self._backend.encode(text, add_special_tokens=False)
         return Tokens(ids=tuple(encoding.ids), offsets=tuple(encoding.offsets))
 
