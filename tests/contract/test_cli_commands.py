@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -141,7 +140,6 @@ def test_a_traceback_is_shown_on_demand(folder: Path, capsys: pytest.CaptureFixt
 def test_an_interrupted_command_ends_with_130(folder: Path) -> None:
     os.mkfifo(folder / "pipe.yaml")
     process = subprocess.Popen([sys.executable, "-m", "coordexp", "config", "show", "pipe.yaml"], stderr=subprocess.PIPE, text=True)
-    time.sleep(0.2)
     writer = os.open(folder / "pipe.yaml", os.O_WRONLY)  # returns when the command reads the file, which then blocks it
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
