@@ -58,7 +58,7 @@ class StepTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         objective: Objective,
-        write_model: Callable[[nn.Module, Path], None],
+        write_model: Callable[[nn.Module, Path], object],
         eval_packs: EvalPacks | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -68,7 +68,7 @@ class StepTrainer(Trainer):
         """
         if args.gradient_accumulation_steps != 1:
             raise ValueError("gradient_accumulation_steps must be 1: the packs of a step are looped inside it")
-        super().__init__(model=model, args=args, callbacks=list(callbacks))  # pyright: ignore[reportArgumentType]
+        super().__init__(model=model, args=args, eval_dataset=eval_packs, callbacks=list(callbacks))  # pyright: ignore[reportArgumentType]
         if self.is_deepspeed_enabled:
             raise ConfigError("DeepSpeed steps its engine inside every backward, which is wrong with several packs in a step", fix="use FSDP or plain DDP")
         self.loader: TrainLoader | None = None
