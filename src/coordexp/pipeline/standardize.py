@@ -56,8 +56,8 @@ class Standardized:
 def standardize(objects: Sequence[SalvagedObject], *, mode: Mode, pred_coord_mode: PredCoordMode, width: int, height: int) -> Standardized:
     """Predicted objects in pixels of an image of `width` × `height`.
 
-    `pred_coord_mode` auto: bins in mode coord; in mode text decided for the sample as a whole (`guess_space`). Plain numbers outside 0..999 that are taken
-    for bins are an error in mode coord and clamped in mode text.
+    `pred_coord_mode` auto: bins in mode coord; in mode text decided for the sample as a whole (`guess_space`). Numbers that are taken for bins are rounded to
+    whole bins; those outside 0..999 are an error in mode coord and clamped in mode text.
     """
     space = pred_coord_mode if pred_coord_mode != "auto" else "norm1000" if mode == "coord" else guess_space(objects, width=width, height=height)
     kept: list[PixelObject] = []
@@ -112,7 +112,7 @@ def _to_pixels(item: SalvagedObject, *, space: Space, is_strict: bool, width: in
     if space == "norm1000":
         if is_strict and not all(0 <= value <= MAX_BIN for value in values):
             return ObjectError.COORD_RANGE
-        values = bins_to_pixels(values, width=width, height=height)
+        values = bins_to_pixels([round(value) for value in values], width=width, height=height)
     return tuple(float(value) for value in clamp_to_image(values, width=width, height=height))
 
 
