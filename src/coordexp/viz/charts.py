@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import pairwise
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 WIDTH, HEIGHT = 360, 200
 """User units; drawn at about this size in pixels on every screen, so text keeps its size."""
