@@ -100,7 +100,7 @@ class InferSection(Section):
     """Most probable bin, or expectation around it."""
     coord_decode_window: Positive = 24
     """Expectation only: bins on each side of the mode."""
-    constrained_decoding: Literal["off", "json"] = "off"
+    constrain: Literal["off", "json"] = "off"
     """Let the model write nothing but the format."""
     repeat_terminate: RepeatTerminateSection = Field(default_factory=RepeatTerminateSection)
     shard: Text | None = None

@@ -116,7 +116,7 @@ INFER: tuple[Unbuilt, ...] = (
     Unbuilt("infer.mode", ("auto", "coord", "text"), "the native grounding format of stock Qwen3-VL", "native"),
     Unbuilt("infer.shard", (None,), "shards of one inference run", "0/4"),
     Unbuilt("infer.coord_decode", ("argmax",), "sub-bin coordinates from probabilities", "expectation"),
-    Unbuilt("infer.constrained_decoding", ("off",), "constrained decoding", "json"),
+    Unbuilt("infer.constrain", ("off",), "constrained decoding", "json"),
     Unbuilt("infer.repeat_terminate.enabled", (False,), "the loop guard", True),
     *below("eval", EVALUATION),
 )

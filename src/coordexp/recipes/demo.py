@@ -7,14 +7,13 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coordexp.config.infer import InferConfig
-from coordexp.config.loading import load_config
+from coordexp.config.loading import Override, load_config
 from coordexp.config.prepare import PrepareConfig
 from coordexp.config.train import TrainConfig
 from coordexp.data.synthetic import SceneSettings, load_split, write_coco_dataset
@@ -146,10 +145,11 @@ def _make_coco(scenes: SceneSettings, sha256: str | None, folder: Path, progress
 
 
 def _prepare(output: Path, progress: Progress) -> dict[str, Any]:
-    overrides = [f"output={output / 'data'}", f"preset={PRESET}"]
+    overrides = [Override("output", str(output / "data")), Override("preset", PRESET)]
     for name, split in SPLITS.items():
         folder = output / "coco" / name
-        overrides += [f"splits.{name}.instances={folder / f'instances_{split}.json'}", f"splits.{name}.images={folder / 'images'}"]
+        overrides.append(Override(f"splits.{name}.instances", str(folder / f"instances_{split}.json")))
+        overrides.append(Override(f"splits.{name}.images", str(folder / "images")))
     prepared = run_prepare(load_config(None, PrepareConfig, overrides), progress=progress)
     for split in prepared:
         progress.say(f"     {split.sentence()}")
@@ -157,9 +157,10 @@ def _prepare(output: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _detect(name: str, checkpoint: Path, records: Path, output: Path, progress: Progress) -> dict[str, Any]:
-    overrides = [f"run.name={name}", f"run.output_dir={output}", f"infer.gt_jsonl={records}", f"infer.model_checkpoint={checkpoint}"]
-    paths = run_pipeline(load_config(shipped_config("demo/infer.yaml"), InferConfig, overrides), progress=progress)
-    metrics = json.loads((paths.eval_dir / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    paths = {"run.name": name, "run.output_dir": output, "infer.gt_jsonl": records, "infer.model_checkpoint": checkpoint}
+    overrides = [Override(key, str(value)) for key, value in paths.items()]
+    artifacts = run_pipeline(load_config(shipped_config("demo/infer.yaml"), InferConfig, overrides), progress=progress)
+    metrics = json.loads((artifacts.eval_dir / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     return {"f1_50": metrics["f1_det@0.50"], "mean_iou": metrics["mean_matched_iou"]}
 
 
@@ -168,14 +169,16 @@ def _train(checkpoint: Path, data: dict[str, Path], output: Path, settings: dict
     started = output / ".steps" / "train.started"
     key = json.dumps(settings, sort_keys=True)
     can_resume = started.exists() and started.read_text(encoding="utf-8") == key and any((output / "train").glob("v*/*/checkpoint-*/trainer_state.json"))
-    overrides: Sequence[str] = [
-        f"model.model={checkpoint}",
-        f"training.output_dir={output / 'train'}",
-        f"custom.train_jsonl={data['train']}",
-        f"custom.val_jsonl={data['val']}",
-        *settings["overrides"],
-        *(["training.resume_from_checkpoint=true"] if can_resume else []),
-    ]
+    paths = {
+        "model.model": checkpoint,
+        "training.output_dir": output / "train",
+        "custom.train_jsonl": data["train"],
+        "custom.val_jsonl": data["val"],
+    }
+    overrides: list[str | Override] = [Override(key, str(value)) for key, value in paths.items()]
+    overrides += settings["overrides"]
+    if can_resume:
+        overrides.append("training.resume_from_checkpoint=true")
     write_text(started, key)
     run_folder = run_stage1(load_config(shipped_config("demo/stage1.yaml"), TrainConfig, overrides), argv=tuple(sys.argv), progress=progress)
     return {"run_folder": str(run_folder), "checkpoint": str(run_folder / "final")}
