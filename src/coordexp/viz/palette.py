@@ -11,7 +11,7 @@ from coordexp.semantics.normalize import normalize_label
 Rgb: TypeAlias = tuple[int, int, int]
 
 _LIGHT_TEXT: Rgb = (255, 255, 255)
-_DARK_TEXT: Rgb = (17, 24, 39)
+_DARK_TEXT: Rgb = (0, 0, 0)
 
 
 def class_color(name: str) -> Rgb:

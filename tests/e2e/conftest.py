@@ -1,0 +1,53 @@
+"""Chromium for the tests marked `browser`. Without one they fail with a sentence; NO_BROWSER=1 leaves them out and says which."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_left_out: list[str] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("NO_BROWSER") != "1":
+        return
+    browser = [item for item in items if item.get_closest_marker("browser")]
+    if browser:
+        items[:] = [item for item in items if item not in browser]
+        config.hook.pytest_deselected(items=browser)
+        _left_out.extend(item.nodeid for item in browser)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name in _left_out:
+        terminalreporter.write_line(f"NO_BROWSER=1: not run: {name}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = next((found for found in map(shutil.which, _NAMES) if found), None)
+    if path is None:
+        pytest.fail("Chromium was not found: run tools/setup_system.sh or install the package 'chromium', or set NO_BROWSER=1.", pytrace=False)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
+        yield instance
+        instance.close()
