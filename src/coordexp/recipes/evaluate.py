@@ -25,7 +25,6 @@ def run_evaluation(config: EvalConfig, *, progress: Progress | None = None) -> E
         UserError: the predictions cannot be read, a setting cannot be served, or the folder cannot be written.
     """
     progress = progress or NoProgress()
-    refuse_input_among_artifacts(config.pred_jsonl, config.out_dir)
     run = RunFiles.of(config.pred_jsonl)
     result = evaluate(run.predictions, settings=evaluation_settings(config, prompt=run.prompt), progress=progress)
     save_evaluation(result, config.out_dir, section=config, run=run, progress=progress)
@@ -82,13 +81,3 @@ def worst_images(result: EvaluationResult, count: int) -> list[int]:
     errors = np.array([sum(counts.at(0.5)[1:]) for counts in result.det.per_image], dtype=np.int64)
     order: list[int] = np.argsort(-errors, kind="stable").tolist()
     return [place for place in order if errors[place] > 0][:count]
-
-
-def refuse_input_among_artifacts(pred_jsonl: Path, out_dir: Path) -> None:
-    """The predictions must not lie where the results of an earlier run are removed.
-
-    Raises:
-        ConfigError: they do.
-    """
-    if pred_jsonl.resolve().parent == out_dir.resolve() and is_artifact(pred_jsonl.name):
-        raise ConfigError(f"{pred_jsonl.name} would be replaced by the results", where="out_dir", fix="choose another folder")
