@@ -11,7 +11,8 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.utils.logging import disable_progress_bar
 
 from coordexp.batching.collate import PaddedCollator
 from coordexp.batching.prompt import PromptEncoder
@@ -61,6 +62,7 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
     Raises:
         UserError: whatever can be wrong with settings, data, checkpoint or output; nothing was written then.
     """
+    disable_progress_bar()
     process = PartialState(cpu=loaded.config.training.use_cpu)
     progress = (progress or NoProgress()) if process.is_main_process else NoProgress()
     config = loaded.config

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from coordexp.batching.collate import PackBatch
 from coordexp.metrics.fold import MetricFold
@@ -69,6 +69,8 @@ class StepTrainer(Trainer):
         if args.gradient_accumulation_steps != 1:
             raise ValueError("gradient_accumulation_steps must be 1: the packs of a step are looped inside it")
         super().__init__(model=model, args=args, eval_dataset=eval_packs, callbacks=list(callbacks))  # pyright: ignore[reportArgumentType]
+        # it prints every event; ours go to the log file and the progress display
+        self.remove_callback(PrinterCallback)
         if self.is_deepspeed_enabled:
             raise ConfigError("DeepSpeed steps its engine inside every backward, which is wrong with several packs in a step", fix="use FSDP or plain DDP")
         self.loader: TrainLoader | None = None
