@@ -18,6 +18,7 @@ from coordexp.models.pretrain_data import Sample
 
 SIGMA_BINS: Final = 4.0
 EXPECTATION_WEIGHT: Final = 10.0
+GATE_WEIGHT: Final = 4.0
 BORDER_WEIGHT: Final = 4.0
 """Of the tokens that decide whether another object follows: one in thirteen, but they make the recall."""
 
@@ -61,7 +62,10 @@ class TargetBuilder:
 
 
 class ResponseLoss:
-    """softCE over bins (sigma 4, within the whole vocabulary) + CE desc + CE structure + 10·E|k − t|/999."""
+    """softCE over bins (sigma 4, within the whole vocabulary) + 4·gate + CE desc + CE structure + 10·E|k − t|/999.
+
+    The gate, −log of the mass on all bins, keeps a coordinate's place from going to a text token while the mass is still spread over many bins.
+    """
 
     def __init__(self, coord_vocab: CoordVocabulary) -> None:
         self._ids = torch.tensor(coord_vocab.ids)
@@ -86,6 +90,7 @@ class ResponseLoss:
         log_probs = F.log_softmax(logits[targets.is_coord], dim=-1)[:, self._ids]
         goal = self._bin_of[targets.ids[targets.is_coord]]
         terms["soft"] = -(self._soft[goal] * log_probs).sum(-1).mean()
+        terms["gate"] = -GATE_WEIGHT * log_probs.logsumexp(-1).mean()
         terms["expected"] = EXPECTATION_WEIGHT * (log_probs.exp() * self._distance[goal]).sum(-1).mean()
         return terms
 

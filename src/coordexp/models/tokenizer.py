@@ -1,6 +1,7 @@
 """The tiny model's tokenizer: byte-level BPE with Qwen's special tokens and the 1,000 coordinate tokens.
 
-The glue of the assistant's JSON (`": {"desc": "`, `", "bbox_2d": ["`, …) are single tokens, and so are the sentences of the prompts: that keeps sequences short.
+The pieces of glue in the assistant's JSON (`": {"desc": "`, `", "bbox_2d": ["`, …) are single tokens, and so are the sentences of the prompts:
+sequences stay short.
 No token reaches across the border between two objects: `"]}` and `, "object_` stay apart, and so do `{` and `"object_`, or a response could not be
 continued after any of its objects with the ids that the whole text would have.
 """
