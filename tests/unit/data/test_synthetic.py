@@ -71,7 +71,12 @@ def test_the_coco_file_describes_the_pictures(tmp_path: Path) -> None:
             assert (picture.size, picture.mode) == ((row["width"], row["height"]), "RGB")
     for row in document["annotations"]:
         x, y, width, height = row["bbox"]
-        assert x >= 0 and y >= 0 and width > 0 and height > 0 and x + width <= SHAPES.width and y + height <= SHAPES.height
+        assert x >= 0
+        assert y >= 0
+        assert width > 0
+        assert height > 0
+        assert x + width <= SHAPES.width
+        assert y + height <= SHAPES.height
 
 
 def test_counts_range_from_empty_to_the_maximum() -> None:
@@ -101,8 +106,14 @@ def test_the_box_of_a_digit_follows_its_ink() -> None:
         scene = render_digits_scene(settings, index)
         x1, y1, x2, y2 = (int(v) for v in scene.objects[0].points)
         painted = np.any(scene.image != scene.image[0 if y1 > 0 else -1, 0 if x1 > 0 else -1], axis=2)
-        assert not painted[:y1].any() and not painted[y2:].any() and not painted[:, :x1].any() and not painted[:, x2:].any()
-        assert painted[y1].any() and painted[y2 - 1].any() and painted[:, x1].any() and painted[:, x2 - 1].any()
+        assert not painted[:y1].any()
+        assert not painted[y2:].any()
+        assert not painted[:, :x1].any()
+        assert not painted[:, x2:].any()
+        assert painted[y1].any()
+        assert painted[y2 - 1].any()
+        assert painted[:, x1].any()
+        assert painted[:, x2 - 1].any()
 
 
 def test_a_dense_scene_holds_up_to_sixty_objects() -> None:
@@ -120,7 +131,8 @@ def test_outlines_lie_on_the_border_of_their_boxes() -> None:
 def test_polygons_are_written_as_segmentations(tmp_path: Path) -> None:
     info = write_coco_dataset(replace(SHAPES, with_polygons=True), tmp_path / "polygons")
     rows = json.loads(info.instances.read_text())["annotations"]
-    assert rows and all(len(row["segmentation"]) == 1 and len(row["segmentation"][0]) >= 6 for row in rows)
+    assert rows
+    assert all(len(row["segmentation"]) == 1 and len(row["segmentation"][0]) >= 6 for row in rows)
 
 
 def test_train_and_val_share_no_original_sample_and_no_part_of_a_photograph() -> None:
@@ -131,8 +143,10 @@ def test_train_and_val_share_no_original_sample_and_no_part_of_a_photograph() ->
 
 
 def test_every_class_has_a_name() -> None:
-    assert category_names(SHAPES) == SHAPE_NAMES and len(set(SHAPE_NAMES)) == 24
-    assert category_names(DIGITS) == DIGIT_NAMES and set(load_samples("val")[1].tolist()) == set(range(10))
+    assert category_names(SHAPES) == SHAPE_NAMES
+    assert len(set(SHAPE_NAMES)) == 24
+    assert category_names(DIGITS) == DIGIT_NAMES
+    assert set(load_samples("val")[1].tolist()) == set(range(10))
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ def test_a_damaged_folder_is_refused(untrained: Path, tmp_path: Path, damage: Ca
     damage(folder)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_model(folder)
-    assert str(caught.value).startswith(str(folder)) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(folder))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("option", "message"), [({"dtype": "int8"}, "unknown dtype 'int8'"), ({"attn_implementation": "magic"}, "unknown attention")], ids=str)
@@ -93,5 +94,6 @@ def test_an_unknown_setting_is_refused_with_the_known_ones(untrained: Path, opti
 def test_a_loaded_model_is_complete(untrained: Path) -> None:
     loaded = load_model(untrained, attn_implementation="eager")
     assert (loaded.attn_requested, loaded.attn_used) == ("eager", "eager")
-    assert loaded.model.dtype == torch.float32 and not loaded.model.training
+    assert loaded.model.dtype == torch.float32
+    assert not loaded.model.training
     assert loaded.coord_vocab.ids == tuple(AutoTokenizer.from_pretrained(untrained).convert_tokens_to_ids([f"<|coord_{k}|>" for k in range(1000)]))

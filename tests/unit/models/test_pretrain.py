@@ -77,7 +77,8 @@ def test_a_cell_belongs_to_the_object_that_covers_it() -> None:
     head = CellHead(8, SHAPE_NAMES)
     sample = Sample(np.zeros((96, 96, 3), np.uint8), (DetObject(SHAPE_NAMES[4], "bbox_2d", (0, 0, 333, 333)),))
     labels, boxes = head._assign([sample], 6)
-    assert labels.view(6, 6)[:2, :2].eq(5).all() and labels.sum() == 20
+    assert labels.view(6, 6)[:2, :2].eq(5).all()
+    assert labels.sum() == 20
     assert boxes.view(6, 6, 4)[0, 0].tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3], abs=1e-3)
 
 
@@ -86,7 +87,8 @@ def test_a_drawn_cache_is_used_again_and_other_settings_draw_anew(tmp_path: Path
     stamp = (tmp_path / "pretrain-shapes.npy").stat().st_mtime_ns
     again = open_cache(SHAPES, tmp_path, side=96, workers=1)
     assert (tmp_path / "pretrain-shapes.npy").stat().st_mtime_ns == stamp
-    assert np.array_equal(first.images, again.images) and list(first.objects) == list(again.objects)
+    assert np.array_equal(first.images, again.images)
+    assert list(first.objects) == list(again.objects)
     assert len(open_cache(replace(SHAPES, num_scenes=20), tmp_path, side=96, workers=1).objects) == 20
 
 
@@ -99,7 +101,8 @@ def test_a_batch_has_equally_many_objects_and_depends_on_the_seed_alone(tmp_path
 
 def test_the_rate_warms_up_and_ends_at_two_percent() -> None:
     phase = PhaseSettings(steps=100, batch_size=1, learning_rate=1.0, warmup=10)
-    assert phase.rate(0) == pytest.approx(0.1) and phase.rate(9) == phase.rate(10) == 1.0
+    assert phase.rate(0) == pytest.approx(0.1)
+    assert phase.rate(9) == phase.rate(10) == 1.0
     assert phase.rate(99) == pytest.approx(0.02, abs=1e-3)
 
 

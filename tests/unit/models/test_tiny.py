@@ -72,7 +72,8 @@ def test_a_saved_checkpoint_loads_with_equal_weights_and_settings(untrained: Pat
     again = load_model(save_checkpoint(loaded, tmp_path / "saved"))
     assert all(torch.equal(a, b) for a, b in zip(loaded.model.state_dict().values(), again.model.state_dict().values(), strict=True))
     assert {file.name for file in again.path.iterdir()} == {file.name for file in untrained.iterdir()}
-    assert again.coord_vocab == loaded.coord_vocab and again.processor.chat_template == loaded.processor.chat_template
+    assert again.coord_vocab == loaded.coord_vocab
+    assert again.processor.chat_template == loaded.processor.chat_template
 
 
 def test_a_checkpoint_saved_as_float16_says_so_and_loads_as_float32(untrained: Path, tmp_path: Path) -> None:

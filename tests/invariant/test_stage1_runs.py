@@ -1,0 +1,168 @@
+"""Whole Stage-1 runs of the tiny model: repeatable, resumable to the last bit, independent of accumulation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from coordexp.config.loading import Loaded
+from coordexp.config.train import TrainConfig
+from coordexp.metrics.payload import parse_line
+from coordexp.metrics.registry import REGISTRY
+from coordexp.metrics.specs import RunKind
+from coordexp.models.load import load_model
+from coordexp.recipes.stage1 import run_stage1
+from coordexp.training.run_folder import list_checkpoints
+from coordexp.types.errors import CheckpointError, UserError
+
+Stage1Maker = Callable[..., Loaded[TrainConfig]]
+AT_THE_END = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
+SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
+
+torch.set_num_threads(1)
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    """Log events without clocks."""
+    lines = [json.loads(line) for line in (run / "logging.jsonl").read_text().splitlines()]
+    assert all(parse_line(json.dumps(line)) for line in lines)
+    return [{key: value for key, value in line.items() if key not in {"time", *SPEEDS}} for line in lines if "train_runtime" not in line]
+
+
+def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint / "model.safetensors")
+
+
+def same(first: Any, second: Any) -> bool:
+    """Equal to the last bit, through nested states."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool((first == second).all()) if hasattr(first, "all") else first == second
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_identical_logs_and_weights(make_stage1: Stage1Maker) -> None:
+    first, second = (run_stage1(make_stage1("custom.object_ordering=random")) for _ in range(2))
+    assert first != second
+    assert events(first) == events(second)
+    assert same(tensors(first / "final"), tensors(second / "final"))
+
+
+@pytest.mark.slow
+def test_another_seed_gives_another_run(make_stage1: Stage1Maker) -> None:
+    first, second = (run_stage1(make_stage1("training.max_steps=1", "training.save_strategy=no", f"training.seed={seed}")) for seed in (1, 2))
+    assert events(first)[0]["loss"] != events(second)[0]["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_resumed_run_equals_the_straight_one_bit_for_bit(make_stage1: Stage1Maker, step: int) -> None:
+    """10 samples, 4 a step: 3 steps an epoch, so step 2 lies inside the first epoch and step 4 inside the second."""
+    settings = ("training.max_steps=6", "training.eval_strategy=steps", "training.eval_steps=3", "custom.object_ordering=random")
+    straight = run_stage1(make_stage1(*settings))
+    cut = run_stage1(make_stage1(*settings))
+    expected = events(straight)
+    for checkpoint in list_checkpoints(cut):
+        if int(checkpoint.name.split("-")[1]) > step:
+            (checkpoint / "trainer_state.json").unlink()
+    assert run_stage1(make_stage1(*settings, "training.resume_from_checkpoint=true")) == cut
+    assert events(cut) == expected
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        states = [torch.load(run / "checkpoint-6" / name, weights_only=False) for run in (straight, cut)]
+        assert same(*states), name
+    assert same(tensors(straight / "checkpoint-6"), tensors(cut / "checkpoint-6"))
+    (entry,) = json.loads((cut / "run_metadata.json").read_text())["resumes"]
+    assert (entry["step"], entry["changed_settings"]) == (step, {})
+
+
+@pytest.mark.slow
+def test_accumulation_does_not_change_a_run(make_stage1: Stage1Maker) -> None:
+    runs = [run_stage1(make_stage1(f"training.per_device_train_batch_size={size}", "training.save_strategy=no")) for size in (4, 1)]
+    whole, parts = ([event["loss"] for event in events(run)] for run in runs)
+    assert parts == pytest.approx(whole, rel=1e-6)
+    assert [event["accum/current_grad_steps"] for event in events(runs[1])] == [4, 4, 2, 4]
+
+
+@pytest.mark.slow
+def test_every_key_of_stage1_is_logged_and_no_other(make_stage1: Stage1Maker) -> None:
+    run = run_stage1(make_stage1("training.max_steps=3", "training.eval_strategy=steps", "training.eval_steps=3", "training.save_strategy=no"))
+    lines = [parse_line(line) for line in (run / "logging.jsonl").read_text().splitlines()]
+    for mode in ("train", "eval"):
+        logged = {key for line in lines if line.mode == mode for key in line.metrics}
+        assert logged - {"epoch"} == set(REGISTRY.keys_of(RunKind.STAGE1, evaluation=mode == "eval")) - {"epoch"}
+    assert lines[-1].metrics.keys() >= AT_THE_END
+    counted = [(line.metrics["base_ce/noncoord_tokens"], line.metrics["pack/num_samples"]) for line in lines if "loss" in line.metrics]
+    assert counted[2][1] == 2
+    assert counted[0][0] > counted[2][0]
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_was_promised(make_stage1: Stage1Maker) -> None:
+    loaded = make_stage1("training.save_total_limit=1")
+    run = run_stage1(loaded, argv=("coordexp", "train"))
+    assert run.parent.name.startswith("v0-")
+    assert run.name == "boxes"
+    metadata = json.loads((run / "run_metadata.json").read_text())
+    assert metadata["batch"] == {
+        "effective_batch_size": 4,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "steps": 4,
+        "steps_per_epoch": 3,
+    }
+    assert metadata["data"]["train"]["records"] == 10
+    assert [path.name for path in list_checkpoints(run)] == ["checkpoint-4"]
+    assert list((run / "runs").glob("events.out.tfevents.*"))
+    assert not list(run.rglob("*.bin"))
+    for folder in ("checkpoint-4", "final"):
+        opened = load_model(run / folder)
+        assert same(dict(opened.model.state_dict())["lm_head.weight"], tensors(run / "final")["model.language_model.embed_tokens.weight"])
+
+
+@pytest.mark.slow
+def test_training_lowers_the_loss(make_stage1: Stage1Maker) -> None:
+    run = run_stage1(make_stage1("training.max_steps=20", "training.effective_batch_size=10", "training.logging_steps=5", "training.save_strategy=no"))
+    losses = [event["loss"] for event in events(run)]
+    assert losses[-1] < 0.7 * losses[0]
+    assert not (run / "final").exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_has_nothing_to_resume(make_stage1: Stage1Maker) -> None:
+    run = run_stage1(make_stage1("training.max_steps=2"))
+    before = (run / "logging.jsonl").read_bytes()
+    assert run_stage1(make_stage1("training.max_steps=2", f"training.resume_from_checkpoint={run}/checkpoint-2")) == run
+    assert (run / "logging.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        pytest.param(("training.resume_from_checkpoint=true",), CheckpointError, "no run 'boxes' with a complete checkpoint", id="resume"),
+        pytest.param(("global_max_length=20",), UserError, "train:1: the sample has .* more than global_max_length 20", id="too-long"),
+        pytest.param(("training.run_name=a/b",), UserError, r"training\.run_name", id="run-name"),
+        pytest.param(("training.label_smoothing_factor=0.1",), UserError, r"training\.label_smoothing_factor", id="ignored"),
+        pytest.param(("custom.coord_tokens.skip_bbox_norm=false", "data.coord_space=norm1000"), None, "", id="pixels-are-normalized"),
+    ],
+)
+def test_what_is_wrong_is_found_before_anything_is_written(
+    make_stage1: Stage1Maker, tmp_path: Path, overrides: tuple[str, ...], error: type[UserError] | None, message: str
+) -> None:
+    from coordexp.recipes.stage1 import prepare_stage1
+
+    if error is None:
+        prepare_stage1(make_stage1(*overrides).config)
+    else:
+        with pytest.raises(error, match=message):
+            run_stage1(make_stage1(*overrides))
+    assert not (tmp_path / "runs").exists()
