@@ -1,0 +1,73 @@
+"""A tiny untrained checkpoint and a small data set of drawn boxes, shared by the tests of training."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from coordexp.config.loading import Loaded
+    from coordexp.config.train import TrainConfig
+
+Stage1Maker = Callable[..., "Loaded[TrainConfig]"]
+
+_SIZES = ((64, 64), (96, 64), (48, 80))
+_COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from coordexp.models.tiny import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("shared") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def boxes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train.jsonl` with 10 records and `val.jsonl` with 5, images of three sizes, 0 to 3 objects each."""
+    folder = tmp_path_factory.mktemp("boxes")
+    (folder / "images").mkdir()
+    generator = random.Random(0)
+    for split, count in (("train", 10), ("val", 5)):
+        lines = [json.dumps(_draw_record(folder, f"{split}{number}", number, generator)) + "\n" for number in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def make_stage1(tmp_path: Path, tiny_folder: Path, boxes_folder: Path) -> Stage1Maker:
+    """Configuration of a short run into `tmp_path / "runs"`; keyword arguments are dotted overrides such as `"training.seed=1"`."""
+    file = tmp_path / "stage1.yaml"
+    file.write_text(
+        f"model: {{model: {tiny_folder}, torch_dtype: float32}}\n"
+        f"training: {{output_dir: {tmp_path}/runs, run_name: boxes, learning_rate: 1.0e-3, max_steps: 4, per_device_train_batch_size: 2,"
+        " effective_batch_size: 4, logging_steps: 1, save_strategy: steps, save_steps: 2, warmup_steps: 1, use_cpu: true, seed: 3}\n"
+        f"custom: {{train_jsonl: {boxes_folder}/train.jsonl, val_jsonl: {boxes_folder}/val.jsonl, coord_soft_ce_w1: {{ce_weight: 0.1}}}}\n"
+    )
+
+    def make(*overrides: str) -> Loaded[TrainConfig]:
+        from coordexp.config.loading import load_config
+        from coordexp.config.train import TrainConfig
+
+        return load_config(file, TrainConfig, overrides)
+
+    return make
+
+
+def _draw_record(folder: Path, name: str, number: int, generator: random.Random) -> dict[str, Any]:
+    width, height = _SIZES[number % len(_SIZES)]
+    image = Image.new("RGB", (width, height), "white")
+    objects: list[dict[str, Any]] = []
+    for index in range(number % 4):
+        x, y = generator.randrange(width - 16), generator.randrange(height - 16)
+        box = [x, y, x + generator.randrange(8, 16), y + generator.randrange(8, 16)]
+        ImageDraw.Draw(image).rectangle(box, fill=_COLOURS[index])
+        objects.append({"desc": f"{_COLOURS[index]} square", "bbox_2d": box})
+    image.save(folder / "images" / f"{name}.png")
+    return {"images": [f"images/{name}.png"], "objects": objects, "width": width, "height": height, "coord_space": "pixel"}
