@@ -110,12 +110,13 @@ class TransformersEncoder:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
+        from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.files.folder, local_files_only=True)
             model = AutoModel.from_pretrained(self.files.folder, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             what = f"cannot be opened as a text encoder ({str(error).splitlines()[0]})"
             raise BackendError(what, where=str(self.files.folder), fix="name a folder with a sentence encoder") from error
         return tokenizer, model.eval().to(self._device)
