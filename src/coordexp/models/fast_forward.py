@@ -34,8 +34,8 @@ class FastVision:
         hidden = hidden + (visual.pos_embed(self._indices) * self._weights[:, :, None]).sum(1)
         deepstack: list[Tensor] = []
         for number, block in enumerate(visual.blocks):
-            hidden = hidden + self._attend(block.attn, block.norm1(hidden))
-            hidden = hidden + block.mlp(block.norm2(hidden))
+            hidden = hidden + self._attend(block.attn, block.norm1(hidden))  # pyright: ignore[reportArgumentType, reportCallIssue]
+            hidden = hidden + block.mlp(block.norm2(hidden))  # pyright: ignore[reportCallIssue]
             if number in visual.deepstack_visual_indexes:
                 merger = visual.deepstack_merger_list[list(visual.deepstack_visual_indexes).index(number)]
                 deepstack.append(merger(hidden.reshape(size * num_patches, -1)).view(size, -1, visual.config.out_hidden_size))
@@ -70,7 +70,7 @@ class FastModel:
         embedded = self.model.get_input_embeddings()(ids)
         embedded = torch.cat((embedded[:, : self._image_start], features, embedded[:, self._image_end :]), dim=1)
         is_image = ids == self.model.config.image_token_id
-        positions, _ = self.model.model.get_rope_index(ids[:1], mm_token_type_ids=is_image[:1].int(), image_grid_thw=self._grid_thw)
+        positions, _ = self.model.model.get_rope_index(ids[:1], mm_token_type_ids=is_image[:1].int(), image_grid_thw=self._grid_thw)  # pyright: ignore[reportArgumentType]
         hidden = self.model.model.language_model(
             inputs_embeds=embedded,
             position_ids=positions.expand(-1, size, -1),

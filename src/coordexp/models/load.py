@@ -57,13 +57,13 @@ def load_model(path: Path | str, *, dtype: str = "float32", attn_implementation:
     tokenizer: PreTrainedTokenizerBase = processor.tokenizer  # type: ignore[attr-defined]
     coord_vocab = CoordVocabulary.from_tokenizer(tokenizer, where=str(folder))
     model = _load_weights(folder, dtype=_DTYPES[dtype], attn_implementation=attn_implementation)
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportIndexIssue]
     if max(coord_vocab.ids) >= rows:
         raise CheckpointError(
             f"the tokenizer has the coordinate tokens but the model has only {rows} embedding rows", where=str(folder), fix="resize the embeddings"
         )
-    model.to(torch.device(device))
-    used = str(model.config.text_config._attn_implementation)
+    model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
+    used = str(model.config.text_config._attn_implementation)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     return LoadedModel(folder, model.eval(), processor, tokenizer, coord_vocab, attn_implementation, used)
 
 
@@ -109,7 +109,7 @@ def _check_shards(folder: Path, index: Path) -> None:
 
 def _load_weights(folder: Path, *, dtype: torch.dtype, attn_implementation: str) -> Qwen3VLForConditionalGeneration:
     try:
-        model, info = Qwen3VLForConditionalGeneration.from_pretrained(
+        model, info = Qwen3VLForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:

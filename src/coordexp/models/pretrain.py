@@ -91,12 +91,12 @@ class Pretrainer:
         self._state_file = state_file
         self._progress = progress or NoProgress()
         vocabulary = CoordVocabulary.from_tokenizer(tokenizer)
-        patches = side // model.config.vision_config.patch_size
+        patches = side // model.config.vision_config.patch_size  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
         self.fast = FastModel(model, prompt_ids=prompt_ids, grid=(patches, patches))
         self._builder = TargetBuilder(tokenizer, vocabulary)
         self._response_loss = ResponseLoss(vocabulary)
         torch.manual_seed(settings.seed)
-        self.head = CellHead(model.config.text_config.hidden_size, (*SHAPE_NAMES, *DIGIT_NAMES))
+        self.head = CellHead(model.config.text_config.hidden_size, (*SHAPE_NAMES, *DIGIT_NAMES))  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
         self._next = {"vision": 0, "joint": 0}
         self._saved: tuple[str, dict[str, Any]] | None = None
         """Name of the phase that was interrupted, and its optimizer."""

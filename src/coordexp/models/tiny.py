@@ -28,7 +28,7 @@ _EMBEDDING_STD: Final = 0.04
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
     """A Qwen3-VL of about two million parameters. Heads have 32 dimensions: smaller ones are refused by vLLM's CPU attention."""
-    end, pad = tokenizer.convert_tokens_to_ids([IM_END, str(tokenizer.pad_token)])
+    end, pad = tokenizer.convert_tokens_to_ids([IM_END, str(tokenizer.pad_token)])  # pyright: ignore[reportGeneralTypeIssues]
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 128,
@@ -58,10 +58,10 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
     return Qwen3VLConfig(
         text_config=text,
         vision_config=vision,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),
-        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PAD),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),  # pyright: ignore[reportArgumentType]
+        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PAD),  # pyright: ignore[reportArgumentType]
+        vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),  # pyright: ignore[reportArgumentType]
+        vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),  # pyright: ignore[reportArgumentType]
         tie_word_embeddings=True,
     )
 
@@ -73,10 +73,10 @@ def build_tiny_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen3V
         model = Qwen3VLForConditionalGeneration(tiny_config(tokenizer)).float()
         with torch.no_grad():
             rows = model.get_input_embeddings().weight
-            rows.normal_(0.0, _EMBEDDING_STD)
+            rows.normal_(0.0, _EMBEDDING_STD)  # pyright: ignore[reportCallIssue]
             ids = torch.tensor(CoordVocabulary.from_tokenizer(tokenizer).ids)
-            rows[ids] = coord_embeddings(len(ids), rows.shape[1]) * _EMBEDDING_STD
-    end, pad = tokenizer.convert_tokens_to_ids([IM_END, str(tokenizer.pad_token)])
+            rows[ids] = coord_embeddings(len(ids), rows.shape[1]) * _EMBEDDING_STD  # pyright: ignore[reportArgumentType, reportIndexIssue]
+    end, pad = tokenizer.convert_tokens_to_ids([IM_END, str(tokenizer.pad_token)])  # pyright: ignore[reportGeneralTypeIssues]
     model.generation_config.eos_token_id = [end, pad]
     model.generation_config.pad_token_id = pad
     model.generation_config.do_sample = False

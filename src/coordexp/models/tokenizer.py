@@ -22,7 +22,7 @@ from coordexp.codec.prompts import PromptSpec, build_prompt
 from coordexp.codec.serialize import serialize_objects
 from coordexp.data.synthetic.digits import DIGIT_NAMES
 from coordexp.data.synthetic.shapes import SHAPE_NAMES
-from coordexp.types.records import DetObject
+from coordexp.types.records import DetObject, GeometryKind
 
 END_OF_TEXT: Final = "<|endoftext|>"
 IM_START: Final = "<|im_start|>"
@@ -79,7 +79,8 @@ _COMMON_WORDS: Final = "a an and black bottle brown bus car cat chair cup dog gr
 def prompt_sentences() -> tuple[str, ...]:
     """The sentences of every prompt that has no category list, with the space before them."""
     found: set[str] = set()
-    for ordering, fields, mode, kinds in product(("sorted", "random"), ("desc_first", "geometry_first"), ("coord", "text"), (("bbox_2d",), ("poly",))):
+    one_kind: tuple[tuple[GeometryKind, ...], ...] = (("bbox_2d",), ("poly",))
+    for ordering, fields, mode, kinds in product(("sorted", "random"), ("desc_first", "geometry_first"), ("coord", "text"), one_kind):
         prompt = build_prompt(PromptSpec(ordering=ordering, field_order=fields, coord_mode=mode, kinds=kinds))
         for text in (prompt.system, prompt.user):
             found.update(piece for piece in re.split(r"(?<=[.)}])(?= [A-Z])", text) if piece)

@@ -6,6 +6,7 @@ Train and val never share an original sample: every fifth sample is val. Photogr
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ def load_samples(fold: Fold) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise BackendError("scikit-learn is not installed", where="digits", fix="run pip install 'coordexp[demo]'") from error
-    bunch = load_digits()
+    bunch: Any = load_digits()
     in_val = np.arange(len(bunch.target)) % _VAL_EVERY == 0
     chosen = in_val if fold == "val" else ~in_val
     images = np.clip(bunch.images[chosen] * 16, 0, 255).astype(np.uint8)
