@@ -1,79 +1,168 @@
-"""Regression anchor of the inference pipeline: infer → eval → vis through the real command with the shipped tiny checkpoint."""
+"""The inference pipeline as a user runs it: infer, eval and vis from one file, with the shipped tiny model on real pixels."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
+from PIL import Image
 
 from coordexp.cli.main import main
-from coordexp.config.loading import load_config
-from coordexp.config.prepare import PrepareConfig
-from coordexp.data.synthetic import SceneSettings, write_coco_dataset
+from coordexp.data.convert import to_space, to_tokens
+from coordexp.data.jsonl import record_to_json
+from coordexp.data.synthetic import load_split, render_scene
 from coordexp.models.assets import tiny_checkpoint
-from coordexp.recipes.prepare import run_prepare
+from coordexp.types.records import Record
 
-NUM_SCENES = 6
+torch.set_num_threads(1)
 
-
-@pytest.fixture(scope="module")
-def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline file over a few prepared scenes; all three stages on."""
-    folder = tmp_path_factory.mktemp("unified")
-    write_coco_dataset(SceneSettings(name="anchor", kind="shapes", seed=5, num_scenes=NUM_SCENES), folder / "coco")
-    overrides = [
-        f"output={folder / 'data'}",
-        "preset=rescale_16_36",
-        f"splits.val.instances={folder / 'coco' / 'instances_anchor.json'}",
-        f"splits.val.images={folder / 'coco' / 'images'}",
-    ]
-    (prepared,) = run_prepare(load_config(None, PrepareConfig, overrides))
-    path = folder / "run.yaml"
-    path.write_text(
-        f"run: {{name: anchor, output_dir: {folder / 'bench'}}}\n"
-        "stages: {infer: true, eval: true, vis: true}\n"
-        f"infer: {{gt_jsonl: {prepared.path}, model_checkpoint: {tiny_checkpoint()}, mode: auto, device: cpu,"
-        " generation: {seed: 42, batch_size: 4, max_new_tokens: 200}}\n"
-        "vis: {limit: 2}\n"
-    )
-    assert main(["infer", "--config", str(path)]) == 0
-    return path
+NUM_IMAGES = 6
+LINE_KEYS = ["image", "width", "height", "mode", "coord_mode", "gt", "pred", "raw_output", "errors"]
 
 
-def _folder(run_file: Path) -> Path:
-    return run_file.parent / "bench" / "anchor"
+@pytest.fixture(scope="session")
+def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+    """Scenes of a held-out split at the size that the model was trained on, and their folder."""
+    folder = tmp_path_factory.mktemp("scenes")
+    result: list[Record] = []
+    for index in range(NUM_IMAGES):
+        scene = render_scene(load_split("shapes-val").settings, index)
+        height, width = scene.image.shape[:2]
+        Image.fromarray(scene.image).resize((96, 96), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+        drawn = to_tokens(Record("", f"{index}.png", width, height, scene.objects, "pixel"))
+        result.append(dataclasses.replace(drawn, width=96, height=96))
+    return folder, result
 
 
-def test_every_stage_leaves_its_artifacts(run_file: Path) -> None:
-    left = {str(path.relative_to(_folder(run_file))) for path in _folder(run_file).rglob("*") if path.is_file()}
-    assert {"gt_vs_pred.jsonl", "summary.json", "resolved_config.json", "eval/metrics.json", "vis/vis_0000.png", "vis/vis_0001.png"} <= left
+@pytest.fixture
+def write_run(tmp_path: Path, records: tuple[Path, list[Record]]):
+    """Writes a data file beside the images and a pipeline file for it; returns the pipeline file and the run's folder."""
+    folder, known = records
+
+    def write(name: str = "run", *, lines: list[str] | None = None, stages: str = "infer", space: str = "token", **infer: Any) -> tuple[Path, Path]:
+        data = folder / f"{name}-{space}.jsonl"
+        spelled = [json.dumps(record_to_json(to_space(record, space))) for record in known]
+        data.write_text("\n".join(lines if lines is not None else spelled))
+        generation = {"max_new_tokens": 256, "batch_size": 4, "seed": 42, **infer.pop("generation", {})}
+        section = {"gt_jsonl": str(data), "model_checkpoint": str(tiny_checkpoint()), "device": "cpu", "generation": generation, **infer}
+        flags = {stage: stage in stages.split() for stage in ("infer", "eval", "vis")}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"run": {"name": name, "output_dir": str(tmp_path / "out")}, "stages": flags, "infer": section}))
+        return path, tmp_path / "out" / name
+
+    return write
 
 
-def test_each_record_has_one_line_in_input_order_with_the_promised_keys(run_file: Path) -> None:
-    lines = [json.loads(line) for line in (_folder(run_file) / "gt_vs_pred.jsonl").read_text().splitlines()]
-    assert [Path(line["image"]).stem for line in lines] == [f"{index:06d}" for index in range(NUM_SCENES)]
-    for line in lines:
-        assert {"image", "width", "height", "mode", "coord_mode", "gt", "pred", "raw_output", "errors"} <= line.keys()
-        assert (line["mode"], line["errors"]) == ("coord", [])
-        assert all({"type", "points", "points_exact", "desc", "score", "score_parts"} <= item.keys() for item in line["pred"])
+def run(path: Path, *more: str) -> int:
+    return main(["infer", "--config", str(path), *more])
 
 
-def test_the_summary_adds_up_and_the_manifest_has_its_schema_version(run_file: Path) -> None:
-    summary = json.loads((_folder(run_file) / "summary.json").read_text())
-    manifest = json.loads((_folder(run_file) / "resolved_config.json").read_text())
-    assert (summary["total_read"], summary["total_emitted"]) == (NUM_SCENES, NUM_SCENES)
-    assert (manifest["schema_version"], manifest["root_image_dir_source"]) == (1, "gt_parent")
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "gt_vs_pred.jsonl").read_text().splitlines()]
 
 
-def test_the_shipped_checkpoint_finds_most_shapes(run_file: Path) -> None:
-    assert json.loads((_folder(run_file) / "eval" / "metrics.json").read_text())["metrics"]["f1_det@0.50"] > 0.7
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
 
 
-def test_the_same_configuration_and_seed_give_the_same_bytes(run_file: Path) -> None:
-    path = _folder(run_file) / "gt_vs_pred.jsonl"
-    first = path.read_bytes()
-    shutil.rmtree(_folder(run_file))
-    assert main(["infer", "--config", str(run_file)]) == 0
-    assert path.read_bytes() == first
+def test_infer_eval_and_vis_in_one_run(write_run) -> None:
+    path, folder = write_run(stages="infer eval vis")
+    assert run(path) == 0
+    lines, summary = read_lines(folder), read_json(folder / "summary.json")
+    assert [line["image"] for line in lines] == [f"{index}.png" for index in range(NUM_IMAGES)]
+    assert all(list(line)[:9] == LINE_KEYS and line["mode"] == "coord" for line in lines)
+    found = [item for line in lines for item in line["pred"]]
+    assert all(0 < item["score"] < 1 and len(item["points_exact"]) == 4 for item in found)
+    assert (summary["total_read"], summary["total_emitted"], summary["total_failed"]) == (NUM_IMAGES, NUM_IMAGES, 0)
+    assert (summary["mode"], summary["mode_reason"], summary["determinism"]) == ("coord", "coord_tokens_found", "strict")
+    assert summary["objects"]["kept"] == len(found)
+    assert read_json(folder / "eval" / "metrics.json")["metrics"]["f1_det@0.50"] > 0.6
+    assert len(list((folder / "vis").glob("vis_*.png"))) == NUM_IMAGES
+
+
+def test_the_manifest_says_what_ran_and_where_everything_lies(write_run, records) -> None:
+    path, folder = write_run(limit=1)
+    assert run(path) == 0
+    manifest = read_json(folder / "resolved_config.json")
+    assert manifest["schema_version"] == 1
+    assert manifest["stages"] == {"infer": True, "eval": False, "vis": False}
+    assert manifest["artifacts"]["gt_vs_pred_jsonl"] == str(folder / "gt_vs_pred.jsonl")
+    assert (manifest["root_image_dir"], manifest["root_image_dir_source"]) == (str(records[0]), "gt_parent")
+    assert manifest["config"]["infer"]["limit"] == 1
+    assert manifest["config"]["infer"]["generation"]["top_p"] == 1.0
+    assert "object_1" in manifest["prompt"]["system"]
+
+
+def test_the_same_configuration_and_seed_give_the_same_bytes(write_run) -> None:
+    sampled = {"temperature": 0.8, "top_p": 0.95}
+    outputs = []
+    for name, seed in (("first", 7), ("second", 7), ("third", 8)):
+        path, _folder = write_run(name, generation={**sampled, "seed": seed})
+        lines = path.with_suffix(".jsonl")
+        path.write_text(path.read_text().replace(f"{name}-token.jsonl", "first-token.jsonl"))
+        assert run(path, "--out", str(lines)) == 0
+        outputs.append(lines.read_bytes())
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_the_batch_size_does_not_change_what_is_found(write_run) -> None:
+    texts = []
+    for name, batch_size in (("one", 1), ("five", 5)):
+        path, folder = write_run(name, generation={"batch_size": batch_size})
+        assert run(path) == 0
+        texts.append([line["raw_output"] for line in read_lines(folder)])
+    assert texts[0] == texts[1]
+
+
+def test_a_sample_that_fails_gives_a_line_and_the_others_go_on(write_run, records) -> None:
+    good = json.dumps(record_to_json(records[1][0]))
+    swapped = good.replace("bbox_2d", "line", 1)
+    path, folder = write_run(lines=[good, "{broken", good.replace("0.png", "missing.png"), "", swapped, good])
+    assert run(path) == 0
+    lines, summary = read_lines(folder), read_json(folder / "summary.json")
+    assert [line["errors"] for line in lines] == [[], ["invalid_json"], ["image_error"], ["invalid_geometry"], []]
+    assert lines[0]["pred"] == lines[4]["pred"] != []
+    assert (summary["total_read"], summary["total_emitted"], summary["total_answered"], summary["total_failed"]) == (5, 5, 2, 3)
+    assert summary["error_codes"] == ["image_error", "invalid_geometry", "invalid_json"]
+
+
+def test_text_mode_reads_pixel_ground_truth(write_run, records) -> None:
+    path, folder = write_run(space="pixel", limit=2)
+    assert run(path) == 0
+    lines, manifest = read_lines(folder), read_json(folder / "resolved_config.json")
+    assert [line["mode"] for line in lines] == ["text", "text"]
+    assert manifest["mode_reason"] == "within_image_bounds"
+    assert "<|coord" not in manifest["prompt"]["system"]
+    assert len(lines[0]["gt"]) == len(records[1][0].objects)
+
+
+def test_evaluation_and_pictures_need_no_model(write_run) -> None:
+    path, folder = write_run(limit=2)
+    assert run(path) == 0
+    manifest = (folder / "resolved_config.json").read_bytes()
+    later, _ = write_run(stages="eval vis", limit=2, model_checkpoint="gone")
+    assert run(later) == 0
+    assert (folder / "eval" / "metrics.json").is_file()
+    assert len(list((folder / "vis").iterdir())) == 2
+    assert (folder / "resolved_config.json").read_bytes() == manifest
+    (folder / "resolved_config.json").unlink()
+    assert run(later) == 0
+    assert read_json(folder / "resolved_config.json")["stages"] == {"infer": False, "eval": True, "vis": True}
+
+
+def test_a_finished_run_is_not_repeated_unless_asked(write_run, capsys: pytest.CaptureFixture[str]) -> None:
+    path, folder = write_run(limit=1)
+    assert run(path) == 0
+    before = (folder / "summary.json").stat().st_mtime_ns
+    assert run(path) == 0
+    assert "is finished; --overwrite starts it again" in capsys.readouterr().err
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+    assert run(path, "infer.limit=2") == 2
+    assert "other settings, data or weights" in capsys.readouterr().err
+    assert run(path, "infer.limit=2", "--overwrite") == 0
+    assert len(read_lines(folder)) == 2

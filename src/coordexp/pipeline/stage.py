@@ -80,4 +80,5 @@ def describe_summary(summary: Mapping[str, Any], predictions: Path) -> str:
     """One sentence with numbers for the console."""
     objects, speed = summary["objects"], summary["speed"]
     failed = f", {summary['total_failed']} failed ({', '.join(summary['error_codes'])})" if summary["total_failed"] else ""
-    return f"{summary['total_emitted']} images{failed}: {objects['kept']} objects, {speed['tokens_per_s'] or 0:.0f} tokens/s: {predictions}"
+    images = "1 image" if summary["total_emitted"] == 1 else f"{summary['total_emitted']} images"
+    return f"{images}{failed}: {objects['kept']} objects, {speed['tokens_per_s'] or 0:.0f} tokens/s: {predictions}"

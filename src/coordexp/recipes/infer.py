@@ -37,6 +37,9 @@ def run_pipeline(loaded: Loaded[InferConfig], *, overwrite: bool = False, progre
     if config.stages.infer:
         assert config.infer is not None
         _run_inference(loaded, config.infer, paths, overwrite=overwrite, progress=progress)
+    elif paths.gt_vs_pred.is_file() and not paths.resolved_config.exists():
+        # the manifest of the run that made the predictions is worth more than that of what looks at them
+        write_manifest(paths, stages=config.stages.model_dump(), image_root=image_root(config), config=loaded.resolved())
     if config.stages.eval:
         run_evaluation(EvalConfig(pred_jsonl=paths.gt_vs_pred, out_dir=paths.eval_dir, **dict(config.eval)), progress=progress)
     if config.stages.vis:

@@ -1,0 +1,85 @@
+"""`coordexp infer` from the outside: flags alone, and what a user gets wrong. Wrong input is one sentence, exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from coordexp.cli.main import main
+
+REPOSITORY = Path(__file__).parents[2]
+RECORD = {"images": ["a.png"], "width": 64, "height": 32, "objects": [{"desc": "cat", "bbox_2d": [f"<|coord_{k}|>" for k in (0, 0, 999, 500)]}]}
+
+
+@pytest.fixture
+def flags(tmp_path: Path, tiny_folder: Path) -> dict[str, str]:
+    """The flags of a run that works, below `tmp_path`."""
+    Image.new("RGB", (64, 32), "gray").save(tmp_path / "a.png")
+    (tmp_path / "val.jsonl").write_text(json.dumps(RECORD) + "\n")
+    return {
+        "--gt_jsonl": str(tmp_path / "val.jsonl"),
+        "--model_checkpoint": str(tiny_folder),
+        "--mode": "coord",
+        "--device": "cpu",
+        "--max_new_tokens": "4",
+        "--out": str(tmp_path / "out" / "gt_vs_pred.jsonl"),
+    }
+
+
+def as_arguments(flags: dict[str, str]) -> list[str]:
+    return [part for pair in flags.items() for part in pair]
+
+
+def with_plain_integers(flags: dict[str, str]) -> None:
+    plain = {**RECORD, "objects": [{"desc": "cat", "bbox_2d": [0, 0, 63, 16]}]}
+    Path(flags["--gt_jsonl"]).write_text(json.dumps(plain) + "\n")
+
+
+def without_lines(flags: dict[str, str]) -> None:
+    Path(flags["--gt_jsonl"]).write_text("\n")
+
+
+def below_a_file(flags: dict[str, str]) -> None:
+    Path(flags["--out"]).parent.write_text("a file")
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, str]], object], str]] = {
+    "missing data file": (lambda flags: flags.update({"--gt_jsonl": "no/val.jsonl"}), "no/val.jsonl: the data file does not exist"),
+    "empty data file": (without_lines, "the data file has no records"),
+    "plain integers that do not say what they are": (with_plain_integers, "val.jsonl:1: coord_space: missing"),
+    "missing checkpoint": (lambda flags: flags.update({"--model_checkpoint": "no/model"}), "no/model: no such checkpoint folder"),
+    "output below a file": (below_a_file, "out"),
+    "no such device": (lambda flags: flags.update({"--device": "cuda:63"}), "device cuda:63 was asked for"),
+    "misspelt device": (lambda flags: flags.update({"--device": "gpu0"}), "there is no device 'gpu0'"),
+    "misspelt mode": (lambda flags: flags.update({"--mode": "cord"}), "did you mean coord?"),
+    "native mode": (lambda flags: flags.update({"--mode": "native"}), "not supported by this version"),
+    "vllm": (lambda flags: flags.update({"--backend": "vllm"}), "generation by vLLM is not supported by this version"),
+    "no mode": (lambda flags: flags.pop("--mode"), "--mode missing"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG, ids=str)
+def test_wrong_input_is_one_sentence_and_writes_nothing(case: str, flags: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, expected = WRONG[case]
+    spoil(flags)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["infer", *as_arguments(flags)]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert expected in errors[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_flags_alone_leave_all_three_files(flags: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "scripts/run_infer.py", *as_arguments(flags)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["gt_vs_pred.jsonl", "resolved_config.json", "summary.json"]
+    assert "1 image:" in done.stderr
