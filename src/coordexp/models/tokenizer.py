@@ -70,8 +70,8 @@ _GLUE: Final = (
     '"}',
 )
 """Longest first where one begins another; a piece that matches is never merged with its neighbours."""
-# Qwen2's own splitting rule for everything else
-_WORDS: Final = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+# Qwen2's own splitting rule for everything else, but for the quote: punctuation at the end of a name must not swallow the border behind it
+_WORDS: Final = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}"]+[\r\n]*|"|\s*[\r\n]+|\s+(?!\S)|\s+"""
 _NUM_MERGED: Final = 220
 _COMMON_WORDS: Final = "a an and black bottle brown bus car cat chair cup dog grey large left on person right small table the top tree truck white with"
 
