@@ -67,7 +67,7 @@ def run_demo(output: Path, *, quick: bool = False, progress: Progress | None = N
     prepared = output / "data" / PRESET
     data = {name: prepared / f"{name}.coord.jsonl" for name in SPLITS}
 
-    progress.say("1/6  Handwritten digits on photographs, as two COCO data sets (images + instances JSON)")
+    progress.say("1/6  Handwritten digits on photographs and textures, as two COCO data sets (images + instances JSON)")
     for name, split in SPLITS.items():
         folder = output / "coco" / name
         scenes, sha256 = _scenes(name, split, quick=quick)
@@ -159,7 +159,7 @@ def _prepare(output: Path, progress: Progress) -> dict[str, Any]:
 def _detect(name: str, checkpoint: Path, records: Path, output: Path, progress: Progress) -> dict[str, Any]:
     paths = {"run.name": name, "run.output_dir": output, "infer.gt_jsonl": records, "infer.model_checkpoint": checkpoint}
     overrides = [Override(key, str(value)) for key, value in paths.items()]
-    artifacts = run_pipeline(load_config(shipped_config("demo/infer.yaml"), InferConfig, overrides), progress=progress)
+    artifacts = run_pipeline(load_config(shipped_config("demo/infer.yaml"), InferConfig, overrides), overwrite=True, progress=progress)
     metrics = json.loads((artifacts.eval_dir / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     return {"f1_50": metrics["f1_det@0.50"], "mean_iou": metrics["mean_matched_iou"]}
 
@@ -185,7 +185,7 @@ def _train(checkpoint: Path, data: dict[str, Path], output: Path, settings: dict
 
 
 def _report(before: Path, after: Path, run_folder: Path, report: Path, progress: Progress) -> dict[str, Any]:
-    run_report(after, before=before, training=run_folder, output=report, title="Handwritten digits on photographs", progress=progress)
+    run_report(after, before=before, training=run_folder, output=report, title="Handwritten digits on photographs and textures", progress=progress)
     return {"bytes": report.stat().st_size}
 
 
