@@ -141,8 +141,10 @@ def test_training_lowers_the_loss(make_stage1: Stage1Maker) -> None:
 def test_a_finished_run_has_nothing_to_resume(make_stage1: Stage1Maker) -> None:
     run = run_stage1(make_stage1("training.max_steps=2"))
     before = (run / "logging.jsonl").read_bytes()
+    (run / "final").rename(run / "moved")
     assert run_stage1(make_stage1("training.max_steps=2", f"training.resume_from_checkpoint={run}/checkpoint-2")) == run
     assert (run / "logging.jsonl").read_bytes() == before
+    assert same(tensors(run / "final"), tensors(run / "moved"))
 
 
 @pytest.mark.parametrize(

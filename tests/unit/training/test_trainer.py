@@ -10,7 +10,8 @@ from torch import nn
 from transformers import TrainingArguments
 
 from coordexp.batching.collate import PackBatch
-from coordexp.recipes.stage1 import build_trainer, prepare_stage1
+from coordexp.recipes.stage1 import build_trainer
+from coordexp.recipes.stage1_parts import prepare_stage1
 from coordexp.training.objective import PackLoss
 from coordexp.training.trainer import StepTrainer
 from coordexp.types.errors import UserError

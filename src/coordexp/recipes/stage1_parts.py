@@ -1,0 +1,150 @@
+"""What a Stage-1 run is made of: checkpoint, data, batch shape and schedule, opened and checked against each other. Writes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordexp.batching.prompt import PromptEncoder
+from coordexp.config.train import TrainConfig
+from coordexp.data.convert import to_norm1000
+from coordexp.data.jsonl import read_records
+from coordexp.losses.coordinates import CoordLossWeights
+from coordexp.models.load import LoadedModel, load_model
+from coordexp.training import run_folder
+from coordexp.training.arguments import BatchShape, build_arguments, derive_batch_shape
+from coordexp.training.checkpoints import check_free_space
+from coordexp.training.parts import PartSize, freeze_parts
+from coordexp.training.samples import SampleSettings, SegmentSource
+from coordexp.training.step_loader import StepSchedule
+from coordexp.types.errors import ConfigError, DataError
+from coordexp.types.progress import Progress
+from coordexp.types.records import Record
+
+_BYTES_PER_PARAMETER = 12
+"""float32 weights and the two moments of the optimizer, in a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage1Parts:
+    """What a run is made of, checked, before anything is written."""
+
+    loaded_model: LoadedModel
+    parts: tuple[PartSize, ...]
+    train: SegmentSource
+    val: SegmentSource | None
+    schedule: StepSchedule
+    shape: BatchShape
+    num_steps: int
+    resume: Path | None
+
+
+def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progress | None = None) -> Stage1Parts:
+    """Open checkpoint and data and check them against each other and the settings; writes nothing.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    training = config.training
+    run_folder.check_run_name(training.run_name)
+    build_arguments(training.hf_arguments(), run_folder=training.output_dir)
+    shape = derive_batch_shape(
+        per_device=training.per_device_train_batch_size,
+        world_size=world_size,
+        effective=training.effective_batch_size,
+        accumulation=training.gradient_accumulation_steps,
+    )
+    resume = _find_resume(config)
+    train_records = _read(config, config.custom.train_jsonl, limit=config.custom.train_sample_limit)
+    val_records = None if training.eval_strategy == "no" else _read(config, config.custom.val_jsonl, limit=config.custom.val_sample_limit)
+    model = load_model(config.model.model, dtype=config.model.torch_dtype, attn_implementation=config.model.attn_impl)
+    sizes = freeze_parts(model.model, llm=config.tuner.freeze_llm, vit=config.tuner.freeze_vit, aligner=config.tuner.freeze_aligner)
+    labels = sorted({item.desc for record in train_records for item in record.objects})
+    train = _build_source(config, model, train_records, config.custom.train_jsonl, labels)
+    val = None if val_records is None else _build_source(config, model, val_records, config.custom.val_jsonl, labels)
+    train.check(name="training data", progress=progress)
+    if val is not None:
+        val.check(name="validation data", progress=progress)
+    if training.save_strategy != "no":
+        check_free_space(training.output_dir, _BYTES_PER_PARAMETER * sum(size.total for size in sizes))
+    schedule = StepSchedule(
+        num_samples=len(train), samples_per_step=shape.samples_per_step, seed=data_seed(config), drop_last=bool(_extra(config, "dataloader_drop_last", False))
+    )
+    num_steps = training.max_steps if training.max_steps > 0 else math.ceil((training.num_train_epochs or 0) * schedule.steps_per_epoch)
+    return Stage1Parts(model, sizes, train, val, schedule, shape, num_steps, resume)
+
+
+def _read(config: TrainConfig, path: Path | None, *, limit: int) -> list[Record]:
+    assert path is not None, "the configuration requires it"
+    records = read_records(path, coord_space=config.data.coord_space, limit=limit, dataset=path.stem)
+    if not records:
+        raise DataError("there are no records", where=str(path), fix="check the file")
+    if not config.custom.coord_tokens.skip_bbox_norm and any(record.coord_space != "pixel" for record in records):
+        raise ConfigError(
+            f"{path} already holds bins, which would be normalized once more", where="custom.coord_tokens.skip_bbox_norm", fix="remove it or set it to true"
+        )
+    return [to_norm1000(record) for record in records]
+
+
+def _build_source(config: TrainConfig, model: LoadedModel, records: Sequence[Record], path: Path | None, labels: Sequence[str]) -> SegmentSource:
+    assert path is not None, "the configuration requires it"
+    custom, data, template = config.custom, config.data, config.template
+    settings = SampleSettings(
+        ordering=custom.object_ordering,
+        field_order=custom.object_field_order,
+        coord_mode="coord" if custom.coord_tokens.enabled else "text",
+        kinds=data.geometry_kinds,
+        prompt_labels=data.prompt_labels,
+        max_length=config.global_max_length,
+        truncation=template.truncation_strategy,
+        min_pixels=template.min_pixels,
+        max_pixels=template.max_pixels,
+        seed=data_seed(config),
+    )
+    return SegmentSource(
+        records,
+        image_root=path.parent,
+        encoder=PromptEncoder(model.processor),
+        tokenizer=model.tokenizer,  # pyright: ignore[reportArgumentType]
+        coord_vocab=model.coord_vocab,
+        settings=settings,
+        labels=labels,
+    )
+
+
+def loss_weights(config: TrainConfig) -> CoordLossWeights | None:
+    """None: coordinates are trained as ordinary tokens."""
+    section = config.custom.coord_soft_ce_w1
+    if not section.enabled:
+        return None
+    return CoordLossWeights(
+        soft_ce=section.soft_ce_weight,
+        w1=section.w1_weight,
+        ce=section.ce_weight,
+        gate=section.gate_weight,
+        temperature=section.temperature,
+        target_sigma=section.target_sigma,
+        target_truncate=section.target_truncate,
+    )
+
+
+def _find_resume(config: TrainConfig) -> Path | None:
+    wanted = config.training.resume_from_checkpoint
+    if not wanted:
+        return None
+    if wanted is True:
+        return run_folder.find_resume_checkpoint(config.training.output_dir, config.training.run_name)
+    return run_folder.check_resume_checkpoint(Path(wanted))
+
+
+def data_seed(config: TrainConfig) -> int:
+    seed = _extra(config, "data_seed", None)
+    return config.training.seed if seed is None else int(seed)
+
+
+def _extra(config: TrainConfig, name: str, default: Any) -> Any:
+    """A passed-through training setting that the recipe reads."""
+    return (config.training.model_extra or {}).get(name, default)
