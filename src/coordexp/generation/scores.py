@@ -22,8 +22,8 @@ from coordexp.codec.pieces import TextPieces
 from coordexp.types.predictions import ScoreParts
 from coordexp.types.rollouts import SalvagedObject, TokenTrace
 
-DEFAULT_WINDOW = 10
-"""Bins on each side of the emitted one, about 1 % of the image side: a box that is off by that much still overlaps well."""
+DEFAULT_WINDOW = 24
+"""Bins on each side of the emitted one. Of 2, 5, 10 and 24 it told right from wrong boxes best (IoU 0.5, drawn shapes and digits)."""
 
 ScoreSource: TypeAlias = Literal["token_probs", "constant"]
 

@@ -63,7 +63,7 @@ def _score(name: str, folder: Path, *, checkpoint: Path, progress: Progress) -> 
         "infer.generation.batch_size=32",
         "infer.generation.max_new_tokens=256",
     ]
-    run = run_pipeline(load_config(None, InferConfig, overrides), progress=progress)
+    run = run_pipeline(load_config(None, InferConfig, overrides), overwrite=True, progress=progress)
     result = evaluate(run.gt_vs_pred, progress=progress)
     result.save(folder / "eval")
     return result
