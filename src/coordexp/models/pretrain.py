@@ -32,6 +32,8 @@ class PhaseSettings:
     batch_size: int
     learning_rate: float = 2e-3
     warmup: int = 100
+    digits_share: float = 0.6
+    """Share of the batches that are digits; the rest are shapes."""
 
     def rate(self, step: int) -> float:
         """Learning rate of the step with this number, from 0."""
@@ -43,12 +45,11 @@ class PhaseSettings:
 
 @dataclass(frozen=True, slots=True)
 class PretrainSettings:
-    """The two phases. `digits_share` of the batches are digits, the rest shapes."""
+    """The two phases: the vision part alone, then everything."""
 
     seed: int
     vision: PhaseSettings
     joint: PhaseSettings
-    digits_share: float = 0.6
     save_every_s: float = 180.0
     log_every: int = 50
 
@@ -124,7 +125,7 @@ class Pretrainer:
         for step in range(self._next[name], phase.steps):
             for group in optimizer.param_groups:
                 group["lr"] = phase.rate(step)
-            samples = self._draw(number, step, phase.batch_size, mixed=name == "vision")
+            samples = self._draw(number, step, phase, mixed=name == "vision")
             terms = terms_of(samples[self._rank :: self._world])
             torch.stack(list(terms.values())).sum().backward()
             if self._world > 1:
@@ -148,10 +149,10 @@ class Pretrainer:
         self._save(name, optimizer)
         return True
 
-    def _draw(self, phase: int, step: int, size: int, *, mixed: bool) -> list[Sample]:
-        rng = np.random.Generator(np.random.PCG64([self._settings.seed, phase, step]))
-        cache = self._caches["digits" if rng.random() < self._settings.digits_share else "shapes"]
-        return cache.draw_any(rng, size) if mixed else cache.draw(rng, size)
+    def _draw(self, number: int, step: int, phase: PhaseSettings, *, mixed: bool) -> list[Sample]:
+        rng = np.random.Generator(np.random.PCG64([self._settings.seed, number, step]))
+        cache = self._caches["digits" if rng.random() < phase.digits_share else "shapes"]
+        return cache.draw_any(rng, phase.batch_size) if mixed else cache.draw(rng, phase.batch_size)
 
     def _vision_terms(self, samples: list[Sample]) -> dict[str, Tensor]:
         features, _ = self.fast.vision(torch.from_numpy(to_patches([sample.image for sample in samples])))
@@ -186,7 +187,7 @@ class Pretrainer:
         self.head.load_state_dict(state["head"])
         self._next = dict(state["next"])
         self._saved = (state["phase"], state["optimizer"])
-        self._progress.say(f"continues at vision step {self._next['vision']}, joint step {self._next['joint']}")
+        self._progress.say("continues after " + ", ".join(f"{step} steps of {name}" for name, step in self._next.items()))
 
 
 def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:

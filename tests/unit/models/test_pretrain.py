@@ -128,9 +128,16 @@ def make_pretrainer(checkpoint: Path, caches: dict[str, SceneCache], state_file:
 
 
 @pytest.mark.slow
-def test_pretraining_writes_a_float16_checkpoint(tmp_path: Path) -> None:
-    settings = PretrainSettings(seed=0, vision=PhaseSettings(1, 2), joint=PhaseSettings(1, 2))
+def test_pretraining_writes_a_float16_checkpoint_and_two_processes_write_that_of_one(tmp_path: Path) -> None:
+    settings = PretrainSettings(seed=0, vision=PhaseSettings(1, 4), joint=PhaseSettings(1, 4))
     splits = {"shapes": replace(SHAPES, num_scenes=10), "digits": replace(DIGITS, num_scenes=10)}
-    folder = pretrain_tiny(tmp_path / "tiny", seed=0, work=tmp_path / "work", splits=splits, settings=settings)
-    assert Qwen3VLForConditionalGeneration.from_pretrained(folder).dtype == torch.float16
+    first, second = (
+        Qwen3VLForConditionalGeneration.from_pretrained(
+            pretrain_tiny(tmp_path / f"tiny{processes}", seed=0, work=tmp_path / "work", splits=splits, settings=settings, processes=processes)
+        )
+        for processes in (1, 2)
+    )
+    assert first.dtype == torch.float16
     assert not (tmp_path / "work").exists()
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(value, second.state_dict()[name], rtol=0, atol=2e-3)
