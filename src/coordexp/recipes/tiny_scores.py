@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from coordexp.config.infer import InferConfig
-from coordexp.config.loading import load_config
+from coordexp.config.loading import Override, load_config
 from coordexp.config.prepare import PrepareConfig
 from coordexp.data.synthetic import load_split, write_coco_dataset
 from coordexp.evaluation.evaluate import evaluate
@@ -51,22 +52,26 @@ def _score(name: str, folder: Path, *, checkpoint: Path, progress: Progress) -> 
             where=name,
             fix="install the versions of constraints.txt",
         )
-    source = [f"splits.val.instances={written.instances}", f"splits.val.images={written.images}"]
-    prepared = run_prepare(load_config(None, PrepareConfig, [f"output={folder}", f"preset={PRESET}", *source]), progress=progress)
-    overrides = [
-        "run.name=infer",
-        f"run.output_dir={folder}",
-        f"infer.gt_jsonl={prepared[0].path}",
-        f"infer.model_checkpoint={checkpoint}",
-        "infer.device=cpu",
-        "infer.mode=coord",
-        "infer.generation.batch_size=32",
-        "infer.generation.max_new_tokens=256",
-    ]
-    run = run_pipeline(load_config(None, InferConfig, overrides), overwrite=True, progress=progress)
+    source = {"output": folder, "preset": PRESET, "splits.val.instances": written.instances, "splits.val.images": written.images}
+    prepared = run_prepare(load_config(None, PrepareConfig, _overrides(source)), progress=progress)
+    inference = {
+        "run.name": "infer",
+        "run.output_dir": folder,
+        "infer.gt_jsonl": prepared[0].path,
+        "infer.model_checkpoint": checkpoint,
+        "infer.device": "cpu",
+        "infer.mode": "coord",
+        "infer.generation.batch_size": 32,
+        "infer.generation.max_new_tokens": 256,
+    }
+    run = run_pipeline(load_config(None, InferConfig, _overrides(inference)), overwrite=True, progress=progress)
     result = evaluate(run.gt_vs_pred, progress=progress)
     result.save(folder / "eval")
     return result
+
+
+def _overrides(values: Mapping[str, Path | str | int]) -> list[Override]:
+    return [Override(key, value if isinstance(value, int) else str(value)) for key, value in values.items()]
 
 
 def _numbers(result: EvaluationResult) -> dict[str, Any]:
