@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperGroup
 
 from coordexp.cli.flags import overrides_of
 from coordexp.types.errors import ConfigError
@@ -18,11 +18,17 @@ _LIST_FLAGS = frozenset({"--iou-thrs", "--iou_thrs", "--f1ish-iou-thrs", "--f1is
 _IGNORED = {"--unknown-policy": "unknown_policy", "--semantic-fallback": "semantic_fallback"}
 
 
-class EvalCommand(TyperCommand):
+class EvalGroup(TyperGroup):
     """Takes several values after one flag: `--iou-thrs 0.5 0.75` is `--iou-thrs 0.5,0.75`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, join_lists(args))
+
+
+app = typer.Typer(
+    cls=EvalGroup, invoke_without_command=True, rich_markup_mode=None, subcommand_metavar="[COMMAND]", short_help="Measure detections: COCO AP, F1, per class."
+)
+"""Evaluates by itself; sub-commands work on what was evaluated."""
 
 
 def join_lists(args: list[str]) -> list[str]:
@@ -46,7 +52,9 @@ def _is_number(text: str) -> bool:
     return True
 
 
+@app.callback()
 def evaluate(
+    ctx: typer.Context,
     config: Annotated[Path | None, typer.Option("--config", help="Evaluation file (YAML); flags win over it.")] = None,
     pred_jsonl: Annotated[Path | None, typer.Option("--pred_jsonl", "--pred-jsonl", help="The artifact gt_vs_pred.jsonl.")] = None,
     out_dir: Annotated[Path | None, typer.Option("--out_dir", "--out-dir", help="Folder for the results.")] = None,
@@ -70,6 +78,9 @@ def evaluate(
     semantic_fallback: Annotated[str | None, typer.Option("--semantic-fallback", "--semantic_fallback", help="Without effect.")] = None,
 ) -> None:
     """Measure detections: COCO AP, F1 within category, per class; results replace those of an earlier run in the folder."""
+    if ctx.invoked_subcommand is not None:
+        _refuse_flags_of_evaluation(ctx)
+        return
     from coordexp.cli.progress import console_progress
     from coordexp.config.evaluation import EvalConfig
     from coordexp.config.loading import load_config
@@ -103,6 +114,14 @@ def evaluate(
     from coordexp.recipes.evaluate import run_evaluation
 
     run_evaluation(loaded.config, progress=console_progress())
+
+
+def _refuse_flags_of_evaluation(ctx: typer.Context) -> None:
+    """Raises ConfigError for a flag that stands before a sub-command, where it would have no effect."""
+    given = [f"--{name.replace('_', '-')}" for name, value in ctx.params.items() if value not in (None, False)]
+    if given:
+        command = f"coordexp eval {ctx.invoked_subcommand}"
+        raise ConfigError(f"{', '.join(given)} before '{ctx.invoked_subcommand}' has no effect", where=command, fix=f"see '{command} --help'")
 
 
 def _numbers(flag: str, text: str | None) -> list[float] | None:

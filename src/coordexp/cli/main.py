@@ -58,7 +58,7 @@ app.command("demo", short_help="The whole path on this machine, in ten minutes."
 app.add_typer(data.app, name="data")
 app.command("train", short_help="Train a checkpoint.", context_settings=_OVERRIDES)(train.train)
 app.command("infer", short_help="Detect objects on the images of a data file.", context_settings=_OVERRIDES)(infer.infer)
-app.command("eval", short_help="Measure detections: COCO AP, F1, per class.", cls=evaluate.EvalCommand)(evaluate.evaluate)
+app.add_typer(evaluate.app, name="eval")
 app.command("vis", short_help="Draw ground truth and predictions.")(vis.vis)
 app.command("report", short_help="Write a report: one HTML file.")(report.report)
 app.add_typer(model.app, name="model")
