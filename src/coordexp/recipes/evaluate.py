@@ -8,8 +8,9 @@ import numpy as np
 
 from coordexp.config.evaluation import EvalConfig
 from coordexp.config.evaluation import EvalSettings as EvalSection
+from coordexp.evaluation.artifacts import is_artifact
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
-from coordexp.evaluation.result import EvaluationResult, is_artifact
+from coordexp.evaluation.result import EvaluationResult
 from coordexp.types.errors import ConfigError
 from coordexp.types.files import replace_owned
 from coordexp.types.progress import NoProgress, Progress

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from coordexp.evaluation.artifacts import coco_annotations, coco_predictions
 from coordexp.evaluation.coco import SUMMARY_KEYS
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.ingest import ingest_records
@@ -29,10 +30,10 @@ def _pycocotools(result: EvaluationResult, iou_type: str, iou_thrs: tuple[float,
         truth.dataset = {
             "images": [{"id": image.image_id, "width": image.width, "height": image.height} for image in result.data.images],
             "categories": [{"id": number, "name": name} for number, name in enumerate(result.labels.categories, start=1)],
-            "annotations": list(result._coco_annotations()),
+            "annotations": list(coco_annotations(result)),
         }
         truth.createIndex()
-        evaluator = COCOeval(truth, truth.loadRes(list(result._coco_preds())), iou_type)
+        evaluator = COCOeval(truth, truth.loadRes(list(coco_predictions(result))), iou_type)
         if iou_thrs:
             evaluator.params.iouThrs = np.array(iou_thrs)
         evaluator.evaluate()

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from coordexp.evaluation import artifacts
+from coordexp.evaluation.artifacts import is_artifact, per_class_csv
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.ingest import ingest_records
 from coordexp.evaluation.labels import label_exactly
-from coordexp.evaluation.result import is_artifact
 from coordexp.semantics.normalize import normalize_label
 from coordexp.types.errors import OutputError
 
@@ -37,7 +38,7 @@ def test_an_error_while_writing_leaves_the_earlier_results(tmp_path: Path, make_
     evaluate(make_scenes(5, seed=1)).save(folder)
     before = (folder / "metrics.json").read_text()
     result = evaluate(make_scenes(9, seed=2))
-    monkeypatch.setattr(type(result), "per_class_csv", lambda self: (_ for _ in ()).throw(OSError(28, "full", "x")))
+    monkeypatch.setattr(artifacts, "per_class_csv", lambda result: (_ for _ in ()).throw(OSError(28, "full", "x")))
     with pytest.raises(OutputError, match="no space left"):
         result.save(folder)
     assert (folder / "metrics.json").read_text() == before
@@ -66,7 +67,7 @@ def test_two_protocols_name_their_differences(make_scenes: Any) -> None:
 def test_names_in_the_table_are_quoted(record: Any) -> None:
     name = 'a, "b"\nc'
     result = evaluate([record([_object(name)], [_object(name)])])
-    rows = list(csv.reader(io.StringIO(result.per_class_csv())))
+    rows = list(csv.reader(io.StringIO(per_class_csv(result))))
     assert [row[:2] for row in rows] == [["category", "AP"], [name, rows[1][1]]]
 
 
