@@ -118,7 +118,7 @@ def evaluate(
 
 def _refuse_flags_of_evaluation(ctx: typer.Context) -> None:
     """Raises ConfigError for a flag that stands before a sub-command, where it would have no effect."""
-    given = [f"--{name.replace('_', '-')}" for name, value in ctx.params.items() if value not in (None, False)]
+    given = [f"--{name.replace('_', '-')}" for name, value in ctx.params.items() if value is not None and value is not False]
     if given:
         command = f"coordexp eval {ctx.invoked_subcommand}"
         raise ConfigError(f"{', '.join(given)} before '{ctx.invoked_subcommand}' has no effect", where=command, fix=f"see '{command} --help'")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import hotcoco
@@ -19,6 +19,17 @@ MAX_DETS = (1, 10, 100)
 AREA_LABELS = ("all", "small", "medium", "large")
 SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 UNDEFINED = -1.0
+CURVE_IOUS = (0.50, 0.75)
+"""IoU thresholds whose precision-recall curves are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCosts:
+    """What mending each type of error would add to AP50 (TIDE: foreground from IoU 0.50, background below 0.10)."""
+
+    base_ap: float
+    delta_ap: Mapping[str, float]
+    """`Cls`, `Loc`, `Both`, `Dupe`, `Bkg`, `Miss`, and others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +39,15 @@ class CocoNumbers:
     metrics: dict[str, float]
     per_category: Floats
     """[K] AP of each category; -1 without ground truth."""
+    curves: Mapping[float, Floats] = field(default_factory=dict[float, Floats])
+    """Threshold of `CURVE_IOUS` → [101, K] interpolated precision at recall 0.00, 0.01, …, 1.00 over all areas; -1 without ground truth."""
+    error_costs: ErrorCosts | None = None
+    """None when they were not asked for, or 0.50 is not among the thresholds."""
 
 
-def coco_numbers(data: EvaluationSet, labels: LabelPlan, scores: Floats, *, iou_type: str, iou_thrs: Sequence[float] | None = None) -> CocoNumbers:
+def coco_numbers(
+    data: EvaluationSet, labels: LabelPlan, scores: Floats, *, iou_type: str, iou_thrs: Sequence[float] | None = None, with_error_costs: bool = False
+) -> CocoNumbers:
     """Average precision and recall as COCOeval defines them: greedy by score, at most 100 predictions of a category in an image, 101 recall points.
 
     `scores` [P] are those of `data.pred`. Predictions without a category take no part. `iou_thrs` replaces 0.50:0.05:0.95.
@@ -39,17 +56,46 @@ def coco_numbers(data: EvaluationSet, labels: LabelPlan, scores: Floats, *, iou_
     if not num_categories:
         metrics = {f"{iou_type}_{key}": UNDEFINED for key in SUMMARY_KEYS}
         return CocoNumbers(metrics, np.full(0, UNDEFINED))
-    truth = _ground_truth(data, labels, with_segmentation=iou_type == "segm")
-    evaluator = hotcoco.COCOeval(truth, _results(truth, data, labels, scores, with_segmentation=iou_type == "segm"), iou_type)
-    if iou_thrs is not None:
-        evaluator.params.iou_thrs = list(iou_thrs)
+    evaluator = build_evaluator(data, labels, scores, iou_type=iou_type, iou_thrs=iou_thrs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that thresholds differ from the default is what was asked for
         evaluator.evaluate()
         evaluator.accumulate()
     curves = cast("dict[str, Any]", evaluator.eval)
     thresholds = np.asarray(evaluator.params.iou_thrs)
-    return _summarize(curves["precision"], curves["recall"], thresholds, prefix=iou_type)
+    numbers = _summarize(curves["precision"], curves["recall"], thresholds, prefix=iou_type)
+    has_costs = with_error_costs and 0.5 in thresholds  # without it the library would take another threshold for the base
+    return replace(numbers, error_costs=_error_costs(evaluator) if has_costs else None)
+
+
+def overall_ap(data: EvaluationSet, labels: LabelPlan, scores: Floats) -> tuple[float, float]:
+    """(AP over 0.50:0.05:0.95, AP50) of boxes of all areas, as in `coco_numbers`, without the rest; -1 where undefined."""
+    if not labels.categories:
+        return UNDEFINED, UNDEFINED
+    truth = _ground_truth(data, labels, with_segmentation=False)
+    evaluator = hotcoco.COCOeval(truth, _results(truth, data, labels, scores, with_segmentation=False), "bbox")
+    evaluator.params.area_rng, evaluator.params.area_rng_lbl = evaluator.params.area_rng[:1], evaluator.params.area_rng_lbl[:1]
+    evaluator.params.max_dets = list(MAX_DETS[-1:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that areas differ from the default is what was asked for
+        evaluator.evaluate()
+        evaluator.accumulate()
+    precision = cast("dict[str, Any]", evaluator.eval)["precision"]
+    return _mean_defined(precision), _mean_defined(precision[np.asarray(evaluator.params.iou_thrs) == 0.5])
+
+
+def _error_costs(evaluator: hotcoco.COCOeval) -> ErrorCosts:
+    found = evaluator.tide_errors(pos_thr=0.5, bg_thr=0.1)
+    return ErrorCosts(base_ap=found["ap_base"], delta_ap=found["delta_ap"])
+
+
+def build_evaluator(data: EvaluationSet, labels: LabelPlan, scores: Floats, *, iou_type: str, iou_thrs: Sequence[float] | None = None) -> hotcoco.COCOeval:
+    """The library's evaluator, before its first step: what it matches is decided here, for the numbers and for the matches behind them."""
+    truth = _ground_truth(data, labels, with_segmentation=iou_type == "segm")
+    evaluator = hotcoco.COCOeval(truth, _results(truth, data, labels, scores, with_segmentation=iou_type == "segm"), iou_type)
+    if iou_thrs is not None:
+        evaluator.params.iou_thrs = list(iou_thrs)
+    return evaluator
 
 
 def mask_iou_matrix(data: EvaluationSet, image: int, *, pred_rows: range, gt_rows: range) -> Floats:
@@ -119,7 +165,8 @@ def _summarize(precision: Floats, recall: Floats, thresholds: Floats, *, prefix:
     values = (ap(0), ap(0, 0.5), ap(0, 0.75), ap(1), ap(2), ap(3), ar(0, 0), ar(0, 1), ar(0, 2), ar(1, 2), ar(2, 2), ar(3, 2))
     metrics = {f"{prefix}_{key}": value for key, value in zip(SUMMARY_KEYS, values, strict=True)}
     per_category = np.array([_mean_defined(precision[:, :, k, 0, -1]) for k in range(precision.shape[2])])
-    return CocoNumbers(metrics, per_category)
+    curves = {iou: precision[np.flatnonzero(thresholds == iou)[0], :, :, 0, -1].copy() for iou in CURVE_IOUS if iou in thresholds}
+    return CocoNumbers(metrics, per_category, curves)
 
 
 def _mean_defined(values: Floats) -> float:
