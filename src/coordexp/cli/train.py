@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,4 +25,5 @@ def train(
     from coordexp.recipes.stage1 import run_stage1
 
     folder = run_stage1(loaded, argv=tuple(sys.argv), progress=console_progress())
-    typer.echo(f"run folder: {folder}")
+    if os.environ.get("RANK", "0") == "0":  # one line for a script to read, also when torchrun started several processes
+        typer.echo(f"run folder: {folder}")

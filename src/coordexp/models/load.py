@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneratio
 
 from coordexp.codec.coord_tokens import CoordVocabulary
 from coordexp.models.processor import load_processor
+from coordexp.models.quiet import no_library_bars
 from coordexp.types.errors import CheckpointError
 
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16"]
@@ -109,9 +110,10 @@ def _check_shards(folder: Path, index: Path) -> None:
 
 def _load_weights(folder: Path, *, dtype: torch.dtype, attn_implementation: str) -> Qwen3VLForConditionalGeneration:
     try:
-        model, info = Qwen3VLForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True, local_files_only=True, use_safetensors=True
-        )
+        with no_library_bars():
+            model, info = Qwen3VLForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+                folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True, local_files_only=True, use_safetensors=True
+            )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(

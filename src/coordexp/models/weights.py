@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from coordexp.models.quiet import no_library_bars
+
 
 def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """config.json, generation_config.json and *.safetensors, in `dtype`."""
-    if dtype is None:
-        model.save_pretrained(folder)
-        return
-    state = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=state)
-    set_config_dtype(folder, dtype)
+    state = None if dtype is None else {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
+    with no_library_bars():
+        model.save_pretrained(folder, state_dict=state)
+    if dtype is not None:
+        set_config_dtype(folder, dtype)
 
 
 def set_config_dtype(folder: Path, dtype: torch.dtype) -> None:

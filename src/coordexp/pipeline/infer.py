@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from coordexp.batching.images import load_image
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.pieces import decode_pieces
 from coordexp.codec.salvage import salvage_text
 from coordexp.codec.text_tokenizer import TextTokenizer
+from coordexp.data.images import load_image
 from coordexp.data.paths import resolve_image
 from coordexp.data.rules import Rule
 from coordexp.generation.protocol import GenerationBackend, GenerationRequest

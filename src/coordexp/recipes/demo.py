@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import resource
 import sys
@@ -24,8 +23,7 @@ from coordexp.recipes.prepare import run_prepare
 from coordexp.recipes.report import run_report
 from coordexp.recipes.shipped import shipped_config
 from coordexp.recipes.stage1 import run_stage1
-from coordexp.types.errors import DataError
-from coordexp.types.files import ensure_output_folder, write_text
+from coordexp.types.files import ensure_output_folder, file_sha256, write_text
 from coordexp.types.progress import NoProgress, Progress
 
 PRESET = "rescale_16_36"
@@ -79,7 +77,7 @@ def run_demo(output: Path, *, quick: bool = False, progress: Progress | None = N
 
     progress.say("3/6  Detect with the shipped checkpoint, before any fine-tuning")
     checkpoint = tiny_checkpoint()
-    weights = _sha256(checkpoint / "model.safetensors")
+    weights = file_sha256(checkpoint / "model.safetensors")
     before_folder = output / "before"
     infer_config = shipped_config("demo/infer.yaml")
     before = chain.run(
@@ -134,14 +132,7 @@ def _scenes(name: str, split: str, *, quick: bool) -> tuple[SceneSettings, str |
 
 
 def _make_coco(scenes: SceneSettings, sha256: str | None, folder: Path, progress: Progress) -> dict[str, Any]:
-    info = write_coco_dataset(scenes, folder, progress=progress)
-    if sha256 not in (None, info.sha256):
-        raise DataError(
-            f"the drawn scenes have the hash {info.sha256[:12]}…, not {sha256[:12]}…: their scores could not be compared with the documented ones",
-            where=scenes.name,
-            fix="install the pinned versions (pip install -c constraints.txt)",
-        )
-    return {"sha256": info.sha256}
+    return {"sha256": write_coco_dataset(scenes, folder, sha256=sha256, progress=progress).sha256}
 
 
 def _prepare(output: Path, progress: Progress) -> dict[str, Any]:
@@ -187,10 +178,6 @@ def _train(checkpoint: Path, data: dict[str, Path], output: Path, settings: dict
 def _report(before: Path, after: Path, run_folder: Path, report: Path, progress: Progress) -> dict[str, Any]:
     run_report(after, before=before, training=run_folder, output=report, title="Handwritten digits on photographs and textures", progress=progress)
     return {"bytes": report.stat().st_size}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _peak_memory_mb(earlier: Path) -> float:

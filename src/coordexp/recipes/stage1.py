@@ -22,11 +22,12 @@ from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.callbacks import EpochCallback, ProgressCallback, RunLogCallback
 from coordexp.training.checkpoints import explain_full_disk, link_model
-from coordexp.training.metadata import RunFacts, add_resume, file_sha256, write_metadata
+from coordexp.training.metadata import RunFacts, add_resume, write_metadata
 from coordexp.training.objective import Stage1Objective
 from coordexp.training.run_log import RunLog
 from coordexp.training.step_loader import EvalPackList, StepLoader
 from coordexp.training.trainer import StepTrainer
+from coordexp.types.files import file_sha256
 from coordexp.types.progress import NoProgress, Progress
 
 

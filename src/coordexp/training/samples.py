@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from coordexp.batching.images import load_image, read_image_size
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.batching.segments import Truncation, join_segment
 from coordexp.codec.coord_tokens import CoordVocabulary
 from coordexp.codec.prompts import CoordMode, FieldOrder, Ordering, Prompt, PromptSpec, build_prompt
 from coordexp.codec.serialize import order_objects
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
+from coordexp.data.images import load_image, read_image_size
 from coordexp.data.paths import resolve_image
 from coordexp.targets.ground_truth import ground_truth_target
 from coordexp.types.errors import DataError

@@ -167,3 +167,9 @@ def test_settings_that_no_scene_can_meet_are_refused(change: dict[str, object], 
 def test_an_unknown_split_is_named_with_the_known_ones() -> None:
     with pytest.raises(DataError, match=r"no split 'nope'; use one of .*shapes-val"):
         load_split("nope")
+
+
+def test_scenes_that_are_not_those_of_the_quoted_scores_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="are not those that scores are quoted for"):
+        write_coco_dataset(SHAPES, tmp_path / "shapes", sha256="0" * 64)
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from PIL import Image
 from coordexp.data.synthetic.digits import DIGIT_NAMES, render_digits_scene
 from coordexp.data.synthetic.scenes import Scene, SceneSettings
 from coordexp.data.synthetic.shapes import SHAPE_NAMES, render_shapes_scene
+from coordexp.types.errors import DataError
 from coordexp.types.files import atomic_folder
 from coordexp.types.progress import NoProgress, Progress
 
@@ -56,10 +57,13 @@ def hash_split(settings: SceneSettings) -> str:
     return digest.hexdigest()
 
 
-def write_coco_dataset(settings: SceneSettings, out_dir: Path, *, progress: Progress | None = None) -> SplitInfo:
+def write_coco_dataset(settings: SceneSettings, out_dir: Path, *, sha256: str | None = None, progress: Progress | None = None) -> SplitInfo:
     """Write `out_dir/images/*.png` and `out_dir/instances_<name>.json`; the folder appears complete or not at all.
 
+    `sha256` is what the scenes must hash to, when scores are quoted for them.
+
     Raises:
+        DataError: the scenes have another hash.
         OutputError: the folder cannot be written.
         BackendError: digits without scikit-learn.
     """
@@ -78,6 +82,7 @@ def write_coco_dataset(settings: SceneSettings, out_dir: Path, *, progress: Prog
             Image.fromarray(scene.image).save(folder / "images" / name, format="PNG")
             images.append({"id": index + 1, "file_name": name, "width": settings.width, "height": settings.height})
             annotations += _annotations(scene, image_id=index + 1, first_id=len(annotations) + 1, ids=ids)
+        _check_hash(settings.name, drawn=digest.hexdigest(), quoted=sha256)
         categories = [{"id": number, "name": name, "supercategory": settings.kind} for name, number in ids.items()]
         document = {
             "info": {"description": f"coordexp synthetic {settings.name}", "sha256": digest.hexdigest()},
@@ -87,6 +92,15 @@ def write_coco_dataset(settings: SceneSettings, out_dir: Path, *, progress: Prog
         }
         (folder / file_name).write_text(json.dumps(document) + "\n", encoding="utf-8")
     return SplitInfo(out_dir / file_name, out_dir / "images", len(images), len(annotations), digest.hexdigest())
+
+
+def _check_hash(name: str, *, drawn: str, quoted: str | None) -> None:
+    if quoted not in (None, drawn):
+        raise DataError(
+            f"the scenes drawn here are not those that scores are quoted for ({drawn[:12]} is not {quoted[:12]})",
+            where=name,
+            fix="install the pinned versions (pip install -c constraints.txt)",
+        )
 
 
 def _annotations(scene: Scene, *, image_id: int, first_id: int, ids: dict[str, int]) -> list[dict[str, Any]]:
