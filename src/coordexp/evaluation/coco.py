@@ -57,11 +57,7 @@ def coco_numbers(
         metrics = {f"{iou_type}_{key}": UNDEFINED for key in SUMMARY_KEYS}
         return CocoNumbers(metrics, np.full(0, UNDEFINED))
     evaluator = build_evaluator(data, labels, scores, iou_type=iou_type, iou_thrs=iou_thrs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that thresholds differ from the default is what was asked for
-        evaluator.evaluate()
-        evaluator.accumulate()
-    curves = cast("dict[str, Any]", evaluator.eval)
+    curves = _accumulated(evaluator)
     thresholds = np.asarray(evaluator.params.iou_thrs)
     numbers = _summarize(curves["precision"], curves["recall"], thresholds, prefix=iou_type)
     has_costs = with_error_costs and 0.5 in thresholds  # without it the library would take another threshold for the base
@@ -72,16 +68,19 @@ def overall_ap(data: EvaluationSet, labels: LabelPlan, scores: Floats) -> tuple[
     """(AP over 0.50:0.05:0.95, AP50) of boxes of all areas, as in `coco_numbers`, without the rest; -1 where undefined."""
     if not labels.categories:
         return UNDEFINED, UNDEFINED
-    truth = _ground_truth(data, labels, with_segmentation=False)
-    evaluator = hotcoco.COCOeval(truth, _results(truth, data, labels, scores, with_segmentation=False), "bbox")
+    evaluator = build_evaluator(data, labels, scores, iou_type="bbox")
     evaluator.params.area_rng, evaluator.params.area_rng_lbl = evaluator.params.area_rng[:1], evaluator.params.area_rng_lbl[:1]
     evaluator.params.max_dets = list(MAX_DETS[-1:])
+    precision = _accumulated(evaluator)["precision"]
+    return _mean_defined(precision), _mean_defined(precision[np.asarray(evaluator.params.iou_thrs) == 0.5])
+
+
+def _accumulated(evaluator: hotcoco.COCOeval) -> dict[str, Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that areas differ from the default is what was asked for
+        warnings.simplefilter("ignore", UserWarning)  # that thresholds or areas differ from the default is what was asked for
         evaluator.evaluate()
         evaluator.accumulate()
-    precision = cast("dict[str, Any]", evaluator.eval)["precision"]
-    return _mean_defined(precision), _mean_defined(precision[np.asarray(evaluator.params.iou_thrs) == 0.5])
+    return cast("dict[str, Any]", evaluator.eval)
 
 
 def _error_costs(evaluator: hotcoco.COCOeval) -> ErrorCosts:
