@@ -58,6 +58,10 @@ class ImageRow:
     """What inference wrote into the record's `errors`."""
     invalid_gt: tuple[InvalidObject, ...] = ()
     invalid_pred: tuple[InvalidObject, ...] = ()
+    finish_reason: str | None = None
+    """Why the model stopped: `stop`, `length`, `repeat`, …; None when there was no answer, or the record does not say."""
+    broken: tuple[tuple[str, int], ...] = ()
+    """Entries of the answer that inference could not read, by reason. Example: `(("invalid_json", 1),)`"""
 
 
 @dataclass(frozen=True, slots=True)

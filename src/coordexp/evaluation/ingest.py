@@ -76,7 +76,10 @@ class RecordReader:
         name = self._read_name(record, image_id=image_id, line=line)
         invalid_gt = tuple(self._read_side(_first_list(record, "gt", "objects"), frame, self._gt, is_gt=True))
         invalid_pred = tuple(self._read_side(predictions, frame, self._pred, is_gt=False))
-        self._images.append(ImageRow(image_id, name, width, height, line, errors, invalid_gt, invalid_pred))
+        reason = record.get("finish_reason")
+        self._images.append(
+            ImageRow(image_id, name, width, height, line, errors, invalid_gt, invalid_pred, reason if isinstance(reason, str) else None, _read_broken(record))
+        )
 
     def build(self) -> EvaluationSet:
         return EvaluationSet(
@@ -154,6 +157,13 @@ def _read_errors(record: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(errors, list):
         return ()
     return tuple(str(error) for error in cast("list[object]", errors))
+
+
+def _read_broken(record: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    broken = record.get("broken")
+    if not isinstance(broken, dict):
+        return ()
+    return tuple((reason, number) for reason, number in cast("dict[str, object]", broken).items() if type(number) is int and number > 0)
 
 
 def _raw_to_keep(raw: object, reason: Reason, *, is_gt: bool) -> object:
