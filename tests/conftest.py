@@ -1,14 +1,20 @@
-"""A tiny untrained checkpoint and a small data set of drawn boxes, shared by the tests of training."""
+"""The two forms of the tests, and a tiny untrained checkpoint with a small data set of drawn boxes, shared by the tests of training.
+
+`make test` runs every test in its short form, with the same examples each time. `make test-full` (COORDEXP_LONG=1) runs the same tests with twenty times as
+many examples, other ones each time. A test with a long form carries the marker `long`: `COORDEXP_LONG=1 pytest -m long` runs these alone.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
@@ -17,8 +23,32 @@ if TYPE_CHECKING:
 
 Stage1Maker = Callable[..., "Loaded[TrainConfig]"]
 
+_IS_LONG = os.environ.get("COORDEXP_LONG", "0") not in {"", "0"}
+_SHORT_EXAMPLES, _LONG_EXAMPLES = 100, 2000
+
+settings.register_profile("short", max_examples=_SHORT_EXAMPLES, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=_LONG_EXAMPLES, deadline=None, print_blob=True)
+settings.load_profile("long" if _IS_LONG else "short")
+
 _SIZES = ((64, 64), (96, 64), (48, 80))
 _COLOURS = ("red", "green", "blue")
+
+
+def pytest_report_header() -> str:
+    return f"form: {'long' if _IS_LONG else 'short (COORDEXP_LONG=1 for the long one)'}"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What has a long form carries the marker `long`: property tests, and loops that take their count from `long_count`."""
+    is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    if is_property or "long_count" in getattr(item, "fixturenames", ()):
+        item.add_marker("long")
+
+
+@pytest.fixture(scope="session")
+def long_count() -> Callable[[int, int], int]:
+    """How many cases a loop runs. Example: `for seed in range(long_count(200, 20_000)):`"""
+    return lambda short, long: long if _IS_LONG else short
 
 
 @pytest.fixture(scope="session")

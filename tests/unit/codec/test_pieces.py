@@ -11,7 +11,7 @@ from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.types.errors import CheckpointError
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(ids=st.lists(st.one_of(st.integers(0, 255), st.integers(0, 1400)), max_size=40))
 def test_any_ids_decode_to_the_text_that_the_tokenizer_gives(make_bpe, ids: list[int]) -> None:
     backend = make_bpe("é", "}}")
@@ -22,7 +22,6 @@ def test_any_ids_decode_to_the_text_that_the_tokenizer_gives(make_bpe, ids: list
     assert all(0 <= start <= end <= len(pieces.text) for start, end in zip(pieces.starts, pieces.ends, strict=True))
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
 def test_offsets_of_decoding_equal_offsets_of_encoding(make_bpe, text: str) -> None:
     tokens = TextTokenizer.of(make_bpe('"a', "日")).encode(text)
@@ -44,7 +43,7 @@ def test_an_id_that_the_tokenizer_does_not_know_covers_nothing(make_bpe) -> None
     assert (len(pieces.text), pieces.starts, pieces.ends) == (2, (0, 1, 1), (1, 1, 2))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(text=st.text('é"]}{ ab日', max_size=20), data=st.data())
 def test_a_cut_keeps_every_id_but_the_last_and_decodes_to_the_kept_text(make_bpe, text: str, data: st.DataObject) -> None:
     backend = make_bpe('é"]}', "]}}", '日"', "ab ", "}}")

@@ -24,7 +24,7 @@ def is_json(text: str) -> bool:
     return True
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=6 * settings().max_examples)
 @given(text=st.text('{}[]",:\\ 01-.eEtru\nfalsn', max_size=14))
 def test_the_scanner_takes_exactly_what_the_json_module_takes(text: str) -> None:
     scan = scan_value(text)
@@ -32,7 +32,6 @@ def test_the_scanner_takes_exactly_what_the_json_module_takes(text: str) -> None
     assert is_complete == is_json(text)
 
 
-@settings(max_examples=100, deadline=None)
 @given(value=JSON_VALUES, is_ascii=st.booleans(), indent=st.sampled_from([None, 1]))
 def test_the_tree_holds_every_value_where_it_stands(value: object, is_ascii: bool, indent: int | None) -> None:
     text = json.dumps(value, ensure_ascii=is_ascii, indent=indent)
@@ -45,7 +44,6 @@ def test_the_tree_holds_every_value_where_it_stands(value: object, is_ascii: boo
             assert [json.loads(text[slice(*child.key)]) for child in node.children] == list(found)
 
 
-@settings(max_examples=60, deadline=None)
 @given(value=st.lists(JSON_VALUES, min_size=1, max_size=3))
 def test_every_beginning_of_a_valid_text_is_truncated_and_not_an_error(value: object) -> None:
     text = json.dumps(value)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coordexp.codec.coord_tokens import coord_token
@@ -45,7 +45,6 @@ def test_entries_take_the_keys_that_they_are_given() -> None:
     assert list(json.loads(f"{{{serialize_entries([CAT, RING], indices=(7, 9)).text}}}")) == ["object_7", "object_9"]
 
 
-@settings(deadline=None)
 @given(desc=st.text(st.characters(exclude_categories=["Cs"])))
 def test_every_desc_reads_back_and_spells_no_special_token(desc: str) -> None:
     text = serialize_objects([DetObject(desc, "bbox_2d", (0, 0, 1, 1))], coord_mode="text").text

@@ -89,7 +89,7 @@ def check_prefix(parsed: ParsedRollout, response_ids: tuple[int, ...], tokenizer
             assert len(decode(response_ids[: num_kept + 1], tokenizer)) > len(parsed.prefix_text)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings().max_examples // 4)
 @given(objects=OBJECTS, geometry_first=st.booleans())
 def test_written_tokenized_and_parsed_objects_are_the_same(tokenizer, objects: list[DetObject], geometry_first: bool) -> None:
     text = with_end(serialize_objects(objects, field_order="geometry_first" if geometry_first else "desc_first")).text
@@ -130,7 +130,6 @@ def test_truncated_at_every_token_the_answer_goes_on_as_valid_json_with_every_ob
     assert num_seen == len(objects)
 
 
-@settings(max_examples=150, deadline=None)
 @given(objects=OBJECTS, data=st.data())
 def test_whatever_a_model_writes_can_be_continued_as_valid_json(tokenizers, objects: list[DetObject], data: st.DataObject) -> None:
     tokenizer = tokenizers[data.draw(st.integers(0, len(tokenizers) - 1))]
@@ -148,7 +147,6 @@ def test_whatever_a_model_writes_can_be_continued_as_valid_json(tokenizers, obje
     assert len({key for key, _ in pairs[len(pairs) - len(missed) :]} - {key for key, _ in pairs[: len(pairs) - len(missed)]}) == len(missed)
 
 
-@settings(max_examples=150, deadline=None)
 @given(ids=st.lists(st.integers(0, 1300), max_size=40))
 def test_random_ids_never_crash(tokenizers, ids: list[int]) -> None:
     parsed = parse_ids([*tokenizers[1].encode('{"object_1": ').ids, *ids], tokenizers[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -58,7 +58,6 @@ def test_the_size_is_snapped_within_the_budget(width: int, height: int, expected
     assert plan_size(width, height, RescalePreset()) == expected
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.sampled_from([RescalePreset(), RescalePreset(16, 96, 24), RescalePreset(28, 50, 50)]))
 def test_every_size_meets_the_preset_and_keeps_the_aspect_ratio_to_a_block(width: int, height: int, preset: RescalePreset) -> None:
     columns, rows = (side / preset.multiple for side in plan_size(width, height, preset))

@@ -156,7 +156,7 @@ items = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 @given(gt=st.lists(items, max_size=4), pred=st.lists(items, max_size=4), size=st.tuples(scalars, scalars), exact=st.booleans())
 def test_every_object_is_either_used_or_kept_as_invalid(gt: list[Any], pred: list[Any], size: tuple[Any, Any], exact: bool) -> None:
     whole = {"image": "a", "width": 64, "height": 48, "gt": gt, "pred": pred}

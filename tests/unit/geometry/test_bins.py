@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coordexp.geometry.bins import (
@@ -23,7 +23,6 @@ from coordexp.geometry.bins import (
 
 SIDES = st.integers(1, 10_000)
 SHARES = st.floats(0, 1)
-frugal = settings(max_examples=100, deadline=None)
 
 
 def test_there_are_a_thousand_bins_from_edge_to_edge() -> None:
@@ -44,7 +43,6 @@ def test_arrays_and_numbers_agree_in_every_bin() -> None:
     assert encode_norm(decode_bin(bins)).tolist() == bins.tolist()
 
 
-@frugal
 @given(width=SIDES, height=SIDES, shares=st.lists(SHARES, min_size=6, max_size=6))
 def test_pixels_survive_the_round_trip_within_half_a_bin(width: int, height: int, shares: list[float]) -> None:
     spans = [axis_span(width), axis_span(height)] * 3
@@ -54,7 +52,6 @@ def test_pixels_survive_the_round_trip_within_half_a_bin(width: int, height: int
     assert all(abs(a - b) <= 0.5 / MAX_BIN * span * (1 + 1e-9) for a, b, span in zip(pixels, back, spans, strict=True))
 
 
-@frugal
 @given(width=SIDES, height=SIDES, x=st.tuples(SHARES, SHARES), y=st.tuples(SHARES, SHARES))
 def test_a_box_wider_than_a_bin_survives_within_half_a_bin_a_side(width: int, height: int, x: tuple[float, float], y: tuple[float, float]) -> None:
     spans = [axis_span(width), axis_span(height)] * 2
@@ -70,7 +67,6 @@ def test_a_box_wider_than_a_bin_survives_within_half_a_bin_a_side(width: int, he
             assert abs(back[axis + 2] - pixels[axis + 2]) <= 0.5 / MAX_BIN * spans[axis] * (1 + 1e-6)
 
 
-@frugal
 @given(width=SIDES, height=SIDES, x=st.floats(-50, 10_050), y=st.floats(-50, 10_050), rounding=st.sampled_from(["nearest", "outward"]))
 def test_a_box_without_width_never_collapses_wherever_it_lies(width: int, height: int, x: float, y: float, rounding: str) -> None:
     bins = pixels_to_bins((x, y, x, y), kind="bbox_2d", width=width, height=height, rounding=rounding)  # type: ignore[arg-type]
@@ -94,7 +90,6 @@ def test_a_side_that_would_collapse_is_floored_and_ceiled_then_widened(low: floa
     assert pixels_to_bins((low, 0, high, 999), kind="bbox_2d", width=1000, height=1000)[::2] == expected
 
 
-@frugal
 @given(size=SIDES, low=st.integers(0, MAX_BIN - 1), extent=st.integers(1, MAX_BIN), rounding=st.sampled_from(["nearest", "outward"]))
 def test_bins_survive_the_way_to_pixels_and_back_in_both_roundings(size: int, low: int, extent: int, rounding: str) -> None:
     bins = (low, low, min(low + extent, MAX_BIN), min(low + extent, MAX_BIN))

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -31,7 +31,6 @@ def test_every_spelling_of_an_outline_has_one_canonical_form(ring: tuple[float, 
     assert {canonical_ring((*spelling, *spelling[:2])) for spelling in rotations(ring)} == {ring}
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=8))
 def test_canonical_order_is_idempotent_even_for_degenerate_rings(vertices: list[tuple[int, int]]) -> None:
     ring = tuple(value for vertex in vertices for value in vertex)
@@ -41,7 +40,6 @@ def test_canonical_order_is_idempotent_even_for_degenerate_rings(vertices: list[
     assert ring_area(once) == ring_area(ring)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 1e4)), min_size=3, max_size=8))
 def test_canonical_order_of_real_coordinates_is_idempotent(vertices: list[tuple[float, float]]) -> None:
     once = canonical_ring(tuple(value for vertex in vertices for value in vertex))

@@ -1,7 +1,7 @@
 """The tiny tokenizer: what is one token, and that no token reaches across the border between two objects."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -44,14 +44,12 @@ def test_the_default_prompt_is_short() -> None:
     assert len(ids_of(prompt.system + prompt.user)) <= 8
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(BOXES, POLYGONS), max_size=4), FIELD_ORDERS, COORD_MODES)
 def test_a_text_reads_back_unchanged(objects: list[DetObject], fields: str, mode: str) -> None:
     text = with_end(serialize_objects(objects, field_order=fields, coord_mode=mode)).text
     assert TOKENIZER.decode(ids_of(text), skip_special_tokens=False) == text
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(BOXES, POLYGONS), min_size=1, max_size=4), FIELD_ORDERS, COORD_MODES, st.data())
 def test_a_response_cut_after_any_object_continues_with_the_ids_of_the_whole(objects: list[DetObject], fields: str, mode: str, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(objects)))
