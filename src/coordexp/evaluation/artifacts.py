@@ -40,6 +40,8 @@ def write_artifacts(result: EvaluationResult, folder: Path) -> None:
     _write(folder / "metrics.json", [msgspec.json.format(msgspec.json.encode(result.summary()), indent=2), b"\n"])
     _write(folder / "per_class.csv", [per_class_csv(result).encode()])
     _write(folder / "per_image.json", _json_array(_per_image_rows(result)))
+    if result.semantic_report is not None:
+        _write(folder / "semantic_desc_report.json", [msgspec.json.format(msgspec.json.encode(result.semantic_report.as_dict()), indent=2), b"\n"])
     _write(folder / "coco_gt.json", _coco_gt(result))
     _write(folder / "coco_preds.json", _json_array(coco_predictions(result)))
     if result.f1ish is not None:

@@ -1,6 +1,6 @@
 """From records to numbers: read, label, overlap, count. The one entry that commands, pipelines and callbacks share.
 
-Example: `evaluate(Path("gt_vs_pred.jsonl")).metrics["f1_det@0.50"]`
+Example: `evaluate(Path("gt_vs_pred.jsonl")).metrics["f1_det@0.50"]`; with the semantic label rule: `evaluate(path, encoder=LazyEncoder())`
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from coordexp.evaluation.columns import EvaluationSet
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS, det_metrics, f1_det
 from coordexp.evaluation.f1ish import DEFAULT_THRESHOLDS, F1ishResult, PredScope, f1ish, f1ish_metrics
 from coordexp.evaluation.ingest import PixelMode, ingest_file, ingest_records
-from coordexp.evaluation.labels import LabelPlan, label_exactly
+from coordexp.evaluation.labels import LabelOutcome, LabelPlan, apply_label_rule
 from coordexp.evaluation.overlaps import Overlaps, find_overlaps
 from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.result import EvaluationResult, class_rows
 from coordexp.evaluation.scores import ScoreMode, ScorePlan, plan_scores
-from coordexp.evaluation.similarity import ExactSimilarity
+from coordexp.evaluation.semantic_report import report_labels
+from coordexp.evaluation.similarity import LabelSimilarity
+from coordexp.semantics.protocol import TextEncoder
 from coordexp.types.progress import NoProgress, Progress
 
 
@@ -42,28 +44,44 @@ class EvalSettings:
     iou_thrs: tuple[float, ...] | None = None
     """Of the COCO part; None: 0.50:0.05:0.95."""
     strict_parse: bool = False
+    semantic_threshold: float = 0.6
+    """Cosine from which on the semantic label rule, that of an evaluation with an encoder, calls two names near."""
     prompt: str = "unknown"
     """For the protocol: which categories the prompt named (`none`, `gt`, `all`)."""
 
 
-def evaluate(source: Path | Iterable[Mapping[str, Any]], *, settings: EvalSettings | None = None, progress: Progress | None = None) -> EvaluationResult:
+def evaluate(
+    source: Path | Iterable[Mapping[str, Any]],
+    *,
+    settings: EvalSettings | None = None,
+    encoder: TextEncoder | None = None,
+    progress: Progress | None = None,
+) -> EvaluationResult:
     """Evaluate a `gt_vs_pred.jsonl`, or its records in memory.
+
+    Args:
+        source: the file, or dictionaries with the keys of its lines.
+        settings: the rules; None: `EvalSettings()`.
+        encoder: with one, names follow the semantic label rule, as in `coordexp eval` by default; without, the exact one.
+        progress: shows what goes on.
 
     Raises:
         DataError: the file cannot be read; a bad line with `strict_parse`; a missing score with score mode `model`.
+        BackendError: names have to be compared and the encoder cannot be had.
     """
     settings = settings or EvalSettings()
     if isinstance(source, Path):
         data = ingest_file(source, pixel_mode=settings.pixel_mode, strict_parse=settings.strict_parse, progress=progress)
     else:
         data = ingest_records(source, pixel_mode=settings.pixel_mode)
-    return evaluate_set(data, settings=settings, progress=progress)
+    return evaluate_set(data, settings=settings, encoder=encoder, progress=progress)
 
 
-def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, progress: Progress | None = None) -> EvaluationResult:
+def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEncoder | None = None, progress: Progress | None = None) -> EvaluationResult:
     """The same on columns that were read before."""
     progress = progress or NoProgress()
-    labels = label_exactly(data)
+    outcome = apply_label_rule(data, encoder=encoder, threshold=settings.semantic_threshold, progress=progress)
+    labels = outcome.plan
     scores = plan_scores(data, labels, mode=settings.score_mode)
     progress.say(f"matching {len(data.pred)} predictions with {len(data.gt)} ground truths in {len(data.images)} images")
     overlaps = find_overlaps(data, minimum=min(IOU_THRESHOLDS[0], *settings.f1ish_iou_thrs))
@@ -72,13 +90,14 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, progress: Progr
     coco = _coco_part(data, labels, scores, settings) if settings.with_coco else []
     for numbers in coco:
         metrics |= numbers.metrics
-    found = _f1ish_part(data, labels, overlaps, settings) if settings.with_f1ish else None
+    found = _f1ish_part(data, outcome, overlaps, settings) if settings.with_f1ish else None
     metrics |= f1ish_metrics(found) if found else {}
     category_ap = coco[0].per_category if coco else np.empty(0)
+    report = report_labels(data, outcome)
     return EvaluationResult(
         metrics=metrics,
-        counters={**data.counters, **labels.counters},
-        protocol=_protocol(settings, scores),
+        counters={**data.counters, **labels.counters, "semantic_report_failed": int(report is not None and not report.is_complete)},
+        protocol=_protocol(settings, scores, outcome.similarity),
         det=det,
         per_class=class_rows(labels, det, category_ap),
         category_ap=category_ap,
@@ -86,8 +105,9 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, progress: Progr
         labels=labels,
         scores=scores,
         f1ish=found,
-        warnings=data.warnings,
+        warnings=(*data.warnings, *(report.warnings if report else ())),
         with_segm=settings.with_segm,
+        semantic_report=report,
     )
 
 
@@ -100,15 +120,16 @@ def _coco_part(data: EvaluationSet, labels: LabelPlan, scores: ScorePlan, settin
     return parts
 
 
-def _f1ish_part(data: EvaluationSet, labels: LabelPlan, overlaps: Overlaps, settings: EvalSettings) -> F1ishResult:
-    return f1ish(data, labels, overlaps, similarity=ExactSimilarity(), thresholds=settings.f1ish_iou_thrs, scope=settings.f1ish_pred_scope)
+def _f1ish_part(data: EvaluationSet, outcome: LabelOutcome, overlaps: Overlaps, settings: EvalSettings) -> F1ishResult:
+    return f1ish(data, outcome.plan, overlaps, similarity=outcome.similarity, thresholds=settings.f1ish_iou_thrs, scope=settings.f1ish_pred_scope)
 
 
-def _protocol(settings: EvalSettings, scores: ScorePlan) -> EvalProtocol:
+def _protocol(settings: EvalSettings, scores: ScorePlan, similarity: LabelSimilarity) -> EvalProtocol:
     return EvalProtocol(
         prompt=settings.prompt,
-        label_rule="exact",
-        label_threshold=None,
+        label_rule=similarity.rule,
+        label_threshold=similarity.threshold,
+        label_encoder=similarity.encoder_name,
         pred_scope="all",
         pixel_mode=settings.pixel_mode,
         score_mode=scores.mode,

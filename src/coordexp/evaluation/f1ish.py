@@ -113,6 +113,9 @@ def _has_near_label(data: EvaluationSet, labels: LabelPlan, similarity: LabelSim
     found = np.zeros(len(data.pred), dtype=np.bool_)
     has_text = np.array([bool(normalize_label(name)) for name in labels.classes], dtype=np.bool_)
     for pred, gt in pairs_in_image(data):
+        found[pred[labels.pred_class[pred] == labels.gt_class[gt]]] = True
+        is_open = ~found[pred]  # all pairs of a prediction stand together: most need no comparison, and then no encoder
+        pred, gt = pred[is_open], gt[is_open]
         _, is_near = similarity.compare(labels.pred_class[pred], labels.gt_class[gt])
         found[pred[is_near]] = True
     return found & has_text[labels.pred_class]

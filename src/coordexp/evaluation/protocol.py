@@ -12,7 +12,7 @@ class EvalProtocol:
     prompt: str
     """Categories that the prompt named: `none`, `gt` (those of the image), `all`, or `unknown`."""
     label_rule: str
-    """`exact`, or `semantic`."""
+    """Of the COCO part and f1ish: `exact`, or `semantic`. f1_det always compares normalized texts."""
     label_threshold: float | None
     """Cosine that a semantic mapping must reach; None for `exact`."""
     pred_scope: str
@@ -22,6 +22,8 @@ class EvalProtocol:
     """What was used, `model` or `constant`."""
     iou_thrs: tuple[float, ...]
     """Of the COCO part."""
+    label_encoder: str | None = None
+    """The text encoder with a hash of its weights, when names had to be compared by it; None: equal texts decided everything."""
 
     @property
     def label(self) -> str:
@@ -35,6 +37,11 @@ class EvalProtocol:
         return {**asdict(self), "label": self.label}
 
     def differences(self, other: EvalProtocol) -> tuple[str, ...]:
-        """The rules in which two evaluations differ. Example: `("pixel_mode: int, exact",)`"""
+        """The rules in which two evaluations differ. Example: `("pixel_mode: int, exact",)`
+
+        Two encoders differ; an encoder and none do not: where none was needed, any would have given the same numbers.
+        """
         mine, theirs = asdict(self), asdict(other)
+        if None in (self.label_encoder, other.label_encoder):
+            del mine["label_encoder"]
         return tuple(f"{name}: {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name])

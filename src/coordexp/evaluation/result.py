@@ -14,6 +14,7 @@ from coordexp.evaluation.f1ish import F1ishResult
 from coordexp.evaluation.labels import LabelPlan
 from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.scores import ScorePlan
+from coordexp.evaluation.semantic_report import SemanticReport
 from coordexp.types.files import replace_owned
 
 HEADLINE = ("f1_det@0.50", "f1_det@0.75", "f1_det@0.95", "f1_det_miou", "mean_matched_iou", "bbox_AP", "bbox_AP50")
@@ -47,6 +48,8 @@ class EvaluationResult:
     warnings: tuple[str, ...]
     with_segm: bool = True
     """Whether predicted polygons took part."""
+    semantic_report: SemanticReport | None = None
+    """What the semantic label rule did; None when it had nothing to do."""
 
     def __str__(self) -> str:
         numbers = "  ".join(f"{key} {self.metrics[key]:.4f}" for key in HEADLINE if key in self.metrics)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coordexp.semantics.bert import Bert, is_plain_bert, read_bert
+from coordexp.semantics.cache import CachedEncoder
 from coordexp.semantics.lookup import DEFAULT_ENCODER, EncoderFiles, find_encoder
 from coordexp.semantics.protocol import TextEncoder, Vectors
 from coordexp.types.errors import BackendError
@@ -39,6 +40,29 @@ def load_encoder(name: str = DEFAULT_ENCODER, *, device: str = "cpu", batch_size
         return NumpyEncoder(files, batch_size=batch_size)
     _require("torch", "transformers", extra="train", why=f"'{name}' on device '{device}'")
     return TransformersEncoder(files, device=device, batch_size=batch_size)
+
+
+class LazyEncoder:
+    """An encoder that is looked for when its name or the first vector is asked for, once; its embeddings are kept on disk.
+
+    Example: `evaluate(path, encoder=LazyEncoder())` finds and reads the encoder only when some name has to be compared.
+    """
+
+    def __init__(self, name: str = DEFAULT_ENCODER, *, device: str = "cpu", batch_size: int = 64) -> None:
+        self._load = partial(load_encoder, name, device=device, batch_size=batch_size)
+
+    @property
+    def name(self) -> str:
+        """Raises BackendError like `load_encoder`."""
+        return self._encoder.name
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """float32 [N, D], rows of length 1. Raises BackendError like `load_encoder`."""
+        return self._encoder.encode(texts)
+
+    @cached_property
+    def _encoder(self) -> CachedEncoder:
+        return CachedEncoder(self._load())
 
 
 class NumpyEncoder:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from coordexp.semantics.normalize import normalize_label
 from coordexp.semantics.protocol import TextEncoder, Vectors
+from coordexp.types.errors import BackendError
 from coordexp.types.progress import NoProgress, Progress
 
 Ints = NDArray[np.int64]
@@ -23,6 +24,8 @@ UNKNOWN = "unknown"
 _TEXTS_AT_ONCE = 1024
 _CELLS_AT_ONCE = 4_000_000
 _PAIRS_AT_ONCE = 50_000
+_LENGTH_TOLERANCE = 1e-3
+_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class EmbeddedLabels:
     @property
     def is_candidate(self) -> Bools:
         """[N]; whether a label can be the category that a text is mapped to: not empty, not `unknown`."""
-        return np.array([text not in ("", UNKNOWN) for text in self.texts], dtype=np.bool_)[self.row]
+        return np.array([names_a_category(text) for text in self.texts], dtype=np.bool_)[self.row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +67,29 @@ class NearestCategories:
 
 @dataclass(frozen=True, slots=True)
 class NearPairs:
-    """Pairs of categories that a threshold cannot tell apart, the nearest first. Example: `NearPairs(first=[0], second=[3], similarity=[0.66])`."""
+    """Pairs of categories that a threshold cannot tell apart, the nearest first. Example: `NearPairs(first=[0], second=[3], similarity=[0.66], total=1)`."""
 
     first: Ints
     """[K] position in the categories that were given; less than `second`."""
     second: Ints
     similarity: Floats
+    total: int
+    """Pairs that were found; more than those kept when a limit was given."""
 
     def __len__(self) -> int:
         return len(self.first)
+
+
+def names_a_category(text: str) -> bool:
+    """Whether a normalized ground-truth text can be what another text is mapped to."""
+    return text not in ("", UNKNOWN)
 
 
 def embed_labels(labels: Sequence[str], *, encoder: TextEncoder, progress: Progress | None = None) -> EmbeddedLabels:
     """Normalize `labels` and encode each distinct text once. The result does not depend on their order.
 
     Raises:
-        BackendError: the encoder cannot be loaded.
+        BackendError: the encoder cannot be loaded, or what it returns are not vectors of length 1.
     """
     normalized = [normalize_label(label) for label in labels]
     texts = sorted(set(normalized))
@@ -88,7 +98,7 @@ def embed_labels(labels: Sequence[str], *, encoder: TextEncoder, progress: Progr
     starts = range(0, len(encoded), _TEXTS_AT_ONCE)
     track = (progress or NoProgress()).track(starts, "encode labels", total=len(starts))
     parts = [encoder.encode(encoded[start : start + _TEXTS_AT_ONCE]) for start in track] or [encoder.encode([])]
-    vectors = np.concatenate(parts)
+    vectors = _checked(np.concatenate(parts), encoder, count=len(encoded))
     if len(encoded) < len(texts):  # sorted: the empty text is the first
         vectors = np.concatenate([np.zeros((1, vectors.shape[1]), dtype=np.float32), vectors])
     return EmbeddedLabels(tuple(texts), np.array([number[text] for text in normalized], dtype=np.int64), vectors)
@@ -125,23 +135,22 @@ def nearest_category(labels: EmbeddedLabels, queries: Ints, categories: Ints, *,
     return NearestCategories(best, similarity, similarity >= threshold)
 
 
-def near_duplicates(labels: EmbeddedLabels, categories: Ints, *, threshold: float) -> NearPairs:
-    """Pairs of `categories` with similarity >= threshold, without those that are empty or `unknown`; of equal normalized texts only the first takes part."""
+def near_duplicates(labels: EmbeddedLabels, categories: Ints, *, threshold: float, keep: int = 1000) -> NearPairs:
+    """The `keep` nearest pairs of `categories` with similarity >= threshold; time grows with the square of their number, memory does not.
+
+    Categories that are empty or `unknown` are left out; of equal normalized texts only the first takes part.
+    """
     rows, position = _candidates(labels, categories)
-    found: list[tuple[Ints, Ints, Floats]] = []
+    pairs, total = NearPairs(_NOTHING, _NOTHING, np.zeros(0), 0), 0
     step = max(1, _CELLS_AT_ONCE // max(1, len(rows)))
     for start in range(0, len(rows), step):
         block = np.clip(labels.vectors[rows[start : start + step]] @ labels.vectors[rows].T, -1.0, 1.0)
         i, j = np.nonzero(block >= threshold)
         is_above = j > i + start
         i, j = i[is_above], j[is_above]
-        found.append((position[i + start], position[j], block[i, j].astype(np.float64)))
-    if not found:
-        nothing = np.zeros(0, dtype=np.int64)
-        return NearPairs(nothing, nothing, np.zeros(0))
-    a, b, similarity = (np.concatenate(column) for column in zip(*found, strict=True))
-    nearest_first = np.argsort(-similarity, kind="stable")
-    return NearPairs(a[nearest_first], b[nearest_first], similarity[nearest_first])
+        total += len(i)
+        pairs = _nearest_of(pairs, NearPairs(position[i + start], position[j], block[i, j].astype(np.float64), total), keep=keep)
+    return pairs
 
 
 def _candidates(labels: EmbeddedLabels, categories: Ints) -> tuple[Ints, Ints]:
@@ -150,6 +159,23 @@ def _candidates(labels: EmbeddedLabels, categories: Ints) -> tuple[Ints, Ints]:
     rows, first = np.unique(labels.row[categories[positions]], return_index=True)
     in_order = np.argsort(first)
     return rows[in_order], positions[first[in_order]]
+
+
+def _nearest_of(known: NearPairs, more: NearPairs, *, keep: int) -> NearPairs:
+    similarity = np.concatenate([known.similarity, more.similarity])
+    nearest = np.argsort(-similarity, kind="stable")[:keep]
+    first, second = np.concatenate([known.first, more.first]), np.concatenate([known.second, more.second])
+    return NearPairs(first[nearest], second[nearest], similarity[nearest], more.total)
+
+
+def _checked(vectors: Vectors, encoder: TextEncoder, *, count: int) -> Vectors:
+    """A NaN would be near nothing, and nobody would notice."""
+    if vectors.ndim != 2 or len(vectors) != count:
+        raise BackendError(f"the text encoder returned an array of shape {vectors.shape} for {count} texts", where=encoder.name)
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not (np.abs(lengths - 1.0) <= _LENGTH_TOLERANCE).all():
+        raise BackendError("the text encoder returned vectors that do not have length 1", where=encoder.name, fix="scale each row to length 1")
+    return vectors
 
 
 def _distinct(rows: Ints) -> tuple[Ints, Ints]:
