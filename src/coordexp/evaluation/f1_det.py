@@ -78,20 +78,42 @@ def f1_det(data: EvaluationSet, labels: LabelPlan, overlaps: Overlaps) -> DetRes
     same_class = labels.pred_class[overlaps.pred] == labels.gt_class[overlaps.gt]
     candidates = overlaps.where(same_class & (overlaps.iou >= IOU_THRESHOLDS[0]))
     matches = match_greedily(candidates, num_pred=len(data.pred), num_gt=len(data.gt))
-    num_images, num_classes = len(data.images), len(labels.classes)
-    pred_size, gt_size = _size_of(data.pred.areas), _size_of(data.gt.areas)
-    pred_size[matches.pred] = gt_size[matches.gt]
-    bucket_of_image = _bucket_of(np.bincount(data.gt.image, minlength=num_images))
-    num_buckets = len(_COUNT_BUCKETS)
-    by_bucket = _count(matches, bucket_of_image[data.pred.image], bucket_of_image[data.gt.image], num_groups=num_buckets)
+    groups = object_groups(data, labels, matches)
+    counts = {name: _count(matches, group) for name, group in groups.items()}
+    has_image = np.isin(np.arange(len(_COUNT_BUCKETS)), _bucket_of(np.bincount(data.gt.image, minlength=len(data.images))))
     return DetResult(
-        total=_count(matches, np.zeros(len(data.pred), np.int64), np.zeros(len(data.gt), np.int64), num_groups=1)[0],
-        by_class=_count(matches, labels.pred_class, labels.gt_class, num_groups=num_classes),
-        by_size=dict(zip(SIZE_NAMES, _count(matches, pred_size, gt_size, num_groups=3), strict=True)),
-        by_num_objects={_bucket_name(place): by_bucket[place] for place in range(num_buckets) if (bucket_of_image == place).any()},
-        per_image=_count(matches, data.pred.image, data.gt.image, num_groups=num_images),
+        total=counts["total"][0],
+        by_class=counts["class"],
+        by_size=dict(zip(groups["size"].names, counts["size"], strict=True)),
+        by_num_objects={name: counts["num_objects"][place] for place, name in enumerate(groups["num_objects"].names) if has_image[place]},
+        per_image=counts["image"],
         matches=matches,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectGroups:
+    """A partition of all objects. Both sides of a match are in the same group."""
+
+    names: tuple[str, ...]
+    pred: Ints
+    """[P] position in `names`."""
+    gt: Ints
+    """[G]"""
+
+
+def object_groups(data: EvaluationSet, labels: LabelPlan, matches: Overlaps) -> dict[str, ObjectGroups]:
+    """What results are broken down by: `total` (one group), `class`, `size`, `num_objects` (ground truths in the image), `image`."""
+    pred_size, gt_size = _size_of(data.pred.areas), _size_of(data.gt.areas)
+    pred_size[matches.pred] = gt_size[matches.gt]
+    bucket = _bucket_of(np.bincount(data.gt.image, minlength=len(data.images)))
+    return {
+        "total": ObjectGroups(("all",), np.zeros(len(data.pred), np.int64), np.zeros(len(data.gt), np.int64)),
+        "class": ObjectGroups(labels.classes, labels.pred_class, labels.gt_class),
+        "size": ObjectGroups(SIZE_NAMES, pred_size, gt_size),
+        "num_objects": ObjectGroups(tuple(map(_bucket_name, range(len(_COUNT_BUCKETS)))), bucket[data.pred.image], bucket[data.gt.image]),
+        "image": ObjectGroups(tuple(image.file_name for image in data.images), data.pred.image, data.gt.image),
+    }
 
 
 def det_metrics(counts: DetCounts) -> dict[str, float]:
@@ -108,14 +130,15 @@ def det_metrics(counts: DetCounts) -> dict[str, float]:
     return metrics
 
 
-def _count(matches: Overlaps, pred_group: Ints, gt_group: Ints, *, num_groups: int) -> tuple[DetCounts, ...]:
-    """Counts by group; both sides of a match are in the same group."""
-    group = gt_group[matches.gt]
+def _count(matches: Overlaps, groups: ObjectGroups) -> tuple[DetCounts, ...]:
+    """Counts by group."""
+    num_groups = len(groups.names)
+    group = groups.gt[matches.gt]
     bounds = np.asarray(IOU_THRESHOLDS)
     tp: Ints = np.stack([np.bincount(group[matches.iou >= bound], minlength=num_groups) for bound in bounds], axis=1)
     iou_sum = np.zeros(num_groups)
     np.add.at(iou_sum, group, matches.iou)
-    num_pred, num_gt = np.bincount(pred_group, minlength=num_groups).tolist(), np.bincount(gt_group, minlength=num_groups).tolist()
+    num_pred, num_gt = np.bincount(groups.pred, minlength=num_groups).tolist(), np.bincount(groups.gt, minlength=num_groups).tolist()
     means = [total / count if count else None for total, count in zip(iou_sum.tolist(), tp[:, 0].tolist(), strict=True)]
     return tuple(DetCounts(tp[place], num_pred[place], num_gt[place], means[place]) for place in range(num_groups))
 
