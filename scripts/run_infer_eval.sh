@@ -28,6 +28,7 @@ is_on "${OVERLAY:-0}" && eval+=(--overlay)
 add_eval --iou-thrs "${IOU_THRS:-}"
 add_eval --overlay-k "${OVERLAY_K:-}"
 add_eval --num-workers "${NUM_WORKERS:-}"
+add_eval --label-match "${LABEL_MATCH:-}"
 add_eval --semantic-model "${SEMANTIC_MODEL:-}"
 add_eval --semantic-threshold "${SEMANTIC_THRESHOLD:-}"
 add_eval --semantic-device "${SEMANTIC_DEVICE:-}"

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from coordexp.config.sections import Count, FilePath, FileSection, KeyProblem, Positive, Section, Share, Switch, Text
-from coordexp.config.unbuilt import EVALUATION, SENTENCE_ENCODER, Unbuilt
+from coordexp.config.unbuilt import EVALUATION, Unbuilt
 
+SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 IGNORED_NAMES = ("unknown_policy", "semantic_fallback")
 """Accepted for older commands, without effect; the command line warns once."""
 
@@ -27,12 +28,12 @@ class EvalSettings(Section):
     """IoU thresholds of F1."""
     f1ish_pred_scope: Literal["annotated", "all"] = "annotated"
     """Whether predictions that are near no name of their image count."""
-    label_match: Literal["exact", "semantic"] = "exact"
-    """How a predicted name finds its category: equal normalized text, or the nearest sentence embedding."""
+    label_match: Literal["semantic", "exact"] = "semantic"
+    """How a predicted name that is no category finds one: as the nearest by sentence embedding, or by equal normalized text only. f1_det is always exact."""
     semantic_model: Text = SENTENCE_ENCODER
-    """Sentence encoder: folder or hub id."""
+    """Sentence encoder: folder or hub id. It is read only when names have to be compared."""
     semantic_threshold: Share = 0.6
-    """Cosine from which on a name is mapped."""
+    """Cosine from which on two names are near: a name is mapped, a match of f1ish is right. Below it a name is dropped."""
     semantic_device: Text = "cpu"
     """Where the encoder runs."""
     semantic_batch_size: Positive = 64

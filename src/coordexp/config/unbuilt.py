@@ -30,9 +30,6 @@ class Unbuilt:
         return "remove it" if value is None else f"remove it or set it to {show(value)}"
 
 
-SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-
-
 def below(section: str, rows: Sequence[Unbuilt]) -> tuple[Unbuilt, ...]:
     """The same rows for a file that has these settings in a section."""
     return tuple(replace(row, key=f"{section}.{row.key}") for row in rows)
@@ -102,11 +99,6 @@ TRAIN: tuple[Unbuilt, ...] = (
 )
 
 EVALUATION: tuple[Unbuilt, ...] = (
-    Unbuilt("label_match", ("exact",), "mapping of predicted names by sentence embeddings", "semantic"),
-    Unbuilt("semantic_model", (SENTENCE_ENCODER,), "mapping of predicted names by sentence embeddings", "encoder"),
-    Unbuilt("semantic_threshold", (0.6,), "mapping of predicted names by sentence embeddings", 0.7),
-    Unbuilt("semantic_device", ("cpu",), "mapping of predicted names by sentence embeddings", "cuda:0"),
-    Unbuilt("semantic_batch_size", (64,), "mapping of predicted names by sentence embeddings", 32),
     Unbuilt("num_workers", (0,), "evaluation in several processes", 4),
     Unbuilt("bootstrap", (0,), "bootstrap intervals", 1000),
 )

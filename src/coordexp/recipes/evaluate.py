@@ -1,4 +1,4 @@
-"""`coordexp eval`: predictions in, numbers out. No model, no torch."""
+"""`coordexp eval`: predictions in, numbers out. No model but a text encoder where names have to be compared, and no torch for the default one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from coordexp.config.evaluation import EvalSettings as EvalSection
 from coordexp.evaluation.artifacts import is_artifact
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.result import EvaluationResult
+from coordexp.semantics.encoder import LazyEncoder
 from coordexp.types.errors import ConfigError
 from coordexp.types.files import replace_owned
 from coordexp.types.progress import NoProgress, Progress
@@ -27,7 +28,8 @@ def run_evaluation(config: EvalConfig, *, progress: Progress | None = None) -> E
     """
     progress = progress or NoProgress()
     run = RunFiles.of(config.pred_jsonl)
-    result = evaluate(run.predictions, settings=evaluation_settings(config, prompt=run.prompt), progress=progress)
+    settings = evaluation_settings(config, prompt=run.prompt)
+    result = evaluate(run.predictions, settings=settings, encoder=label_encoder(config), progress=progress)
     save_evaluation(result, config.out_dir, section=config, run=run, progress=progress)
     for warning in result.warnings:
         progress.say(f"warning: {warning}")
@@ -41,8 +43,6 @@ def evaluation_settings(section: EvalSection, *, prompt: str = "unknown") -> Eva
     Raises:
         ConfigError: a rule that this version does not have.
     """
-    if section.label_match != "exact":
-        raise ConfigError(f"label_match '{section.label_match}' is not supported by this version", where="label_match", fix="set it to exact")
     if section.bootstrap:
         raise ConfigError("bootstrap intervals are not supported by this version", where="bootstrap", fix="set it to 0")
     return EvalSettings(
@@ -55,8 +55,16 @@ def evaluation_settings(section: EvalSection, *, prompt: str = "unknown") -> Eva
         with_segm=not section.no_segm,
         iou_thrs=section.iou_thrs,
         strict_parse=section.strict_parse,
+        semantic_threshold=section.semantic_threshold,
         prompt=prompt,
     )
+
+
+def label_encoder(section: EvalSection) -> LazyEncoder | None:
+    """What compares names, looked for at the first use; None with the exact label rule."""
+    if section.label_match == "exact":
+        return None
+    return LazyEncoder(section.semantic_model, device=section.semantic_device, batch_size=section.semantic_batch_size)
 
 
 def save_evaluation(
