@@ -64,11 +64,11 @@ def coco_numbers(
     return replace(numbers, error_costs=_error_costs(evaluator) if has_costs else None)
 
 
-def overall_ap(data: EvaluationSet, labels: LabelPlan, scores: Floats) -> tuple[float, float]:
-    """(AP over 0.50:0.05:0.95, AP50) of boxes of all areas, as in `coco_numbers`, without the rest; -1 where undefined."""
+def overall_ap(data: EvaluationSet, labels: LabelPlan, scores: Floats, *, iou_thrs: Sequence[float] | None = None) -> tuple[float, float]:
+    """(AP, AP50) of boxes of all areas, as in `coco_numbers`, without the rest; -1 where undefined."""
     if not labels.categories:
         return UNDEFINED, UNDEFINED
-    evaluator = build_evaluator(data, labels, scores, iou_type="bbox")
+    evaluator = build_evaluator(data, labels, scores, iou_type="bbox", iou_thrs=iou_thrs)
     evaluator.params.area_rng, evaluator.params.area_rng_lbl = evaluator.params.area_rng[:1], evaluator.params.area_rng_lbl[:1]
     evaluator.params.max_dets = list(MAX_DETS[-1:])
     precision = _accumulated(evaluator)["precision"]
