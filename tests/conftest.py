@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def long_count() -> Callable[[int, int], int]:
     """How many cases a loop runs. Example: `for seed in range(long_count(200, 20_000)):`"""
     return lambda short, long: long if _IS_LONG else short
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_embedding_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    """Text embeddings of tests, also of commands that tests start, stay out of the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COORDEXP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -47,9 +47,9 @@ class SemanticReport:
     """None: equal normalized texts decided everything, no encoder was asked."""
     rows: tuple[DescRow, ...]
     """The most frequent first, then the most similar."""
-    near_duplicates: tuple[NearDuplicate, ...] | None
+    near_duplicates: tuple[NearDuplicate, ...] | None = None
     """The nearest first, at most 1000; None: not looked for."""
-    num_near_duplicates: int | None
+    num_near_duplicates: int | None = None
     """All of them."""
     is_complete: bool = True
     """False when there are too many categories to look for near duplicates."""
@@ -95,8 +95,10 @@ def report_labels(data: EvaluationSet, outcome: LabelOutcome) -> SemanticReport 
     if encoder is None and not len(unknown.desc):
         return None
     rows = _rows(data, plan, unknown)
-    if encoder is None or len(plan.categories) > MAX_COMPARED:
-        return SemanticReport(similarity.threshold, encoder, rows, None, None, is_complete=encoder is None)
+    if encoder is None:
+        return SemanticReport(similarity.threshold, None, rows)
+    if len(plan.categories) > MAX_COMPARED:
+        return SemanticReport(similarity.threshold, encoder, rows, is_complete=False)
     pairs = similarity.near_duplicates(class_of_category(plan))
     columns = zip(pairs.first.tolist(), pairs.second.tolist(), pairs.similarity.tolist(), strict=True)
     duplicates = tuple(NearDuplicate(plan.categories[first], plan.categories[second], cosine) for first, second, cosine in columns)

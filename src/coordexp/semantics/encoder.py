@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,11 +49,13 @@ class LazyEncoder:
     """
 
     def __init__(self, name: str = DEFAULT_ENCODER, *, device: str = "cpu", batch_size: int = 64) -> None:
-        self._load = partial(load_encoder, name, device=device, batch_size=batch_size)
+        self.asked_for = name
+        self.device = device
+        self.batch_size = batch_size
 
     @property
     def name(self) -> str:
-        """Raises BackendError like `load_encoder`."""
+        """With the hash of the weights. Raises BackendError like `load_encoder`."""
         return self._encoder.name
 
     def encode(self, texts: Sequence[str]) -> Vectors:
@@ -62,7 +64,7 @@ class LazyEncoder:
 
     @cached_property
     def _encoder(self) -> CachedEncoder:
-        return CachedEncoder(self._load())
+        return CachedEncoder(load_encoder(self.asked_for, device=self.device, batch_size=self.batch_size))
 
 
 class NumpyEncoder:

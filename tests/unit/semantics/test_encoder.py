@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coordexp.semantics.bert import gelu
-from coordexp.semantics.encoder import NumpyEncoder, TransformersEncoder, load_encoder
+from coordexp.semantics.encoder import LazyEncoder, NumpyEncoder, TransformersEncoder, load_encoder
 from coordexp.semantics.lookup import EncoderFiles, find_encoder
 from coordexp.semantics.protocol import TextEncoder
 from coordexp.types.errors import BackendError
@@ -130,6 +130,30 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def test_the_first_encode_reads_the_weights_and_not_the_loading(tmp_path: Path) -> None:
     encoder = NumpyEncoder(EncoderFiles("empty", tmp_path, "folder"))
     assert encoder.name.startswith("empty@")
+
+
+def test_a_lazy_encoder_is_looked_for_at_the_first_use() -> None:
+    missing = LazyEncoder("nowhere", device="nonsense")
+    for use in (lambda: missing.name, lambda: missing.encode(["cat"])):
+        with pytest.raises(BackendError, match="'nowhere' is not on this machine"):
+            use()
+
+
+def test_a_lazy_encoder_hands_on_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="batch_size=0"):
+        LazyEncoder(batch_size=0).encode(["cat"])
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(BackendError, match="on device 'cuda' needs torch"):
+        LazyEncoder(device="cuda").encode(["cat"])
+
+
+def test_a_lazy_encoder_reads_from_disk_what_was_encoded_before(encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COORDEXP_CACHE", str(tmp_path))
+    first, second = LazyEncoder(), LazyEncoder()
+    assert first.name == encoder.name
+    vectors = first.encode(["cat", "dog"])
+    monkeypatch.setattr(NumpyEncoder, "encode", None)  # whoever asks it fails
+    assert np.array_equal(second.encode(["dog", "cat"]), vectors[::-1])
 
 
 def _copy_of_the_encoder(tmp_path: Path, *, without: tuple[str, ...] = ()) -> Path:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from coordexp.semantics.protocol import TextEncoder
+from coordexp.semantics.protocol import TextEncoder, Vectors
 from coordexp.semantics.similarity import EmbeddedLabels, embed_labels, near_duplicates, nearest_category, pair_similarity
+from coordexp.types.errors import BackendError
 
 PARITY = Path(__file__).parents[2] / "fixtures" / "parity" / "eval"
 
@@ -109,3 +111,38 @@ def test_blocks_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     again = near_duplicates(labels, every, threshold=0.5)
     assert sorted(zip(again.first, again.second, strict=True)) == sorted(zip(near.first, near.second, strict=True))
     assert len(near) > 5
+
+
+def test_of_many_near_pairs_the_nearest_are_kept_and_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(1).normal(size=(30, 4)).tolist()
+    labels, every = _toy([f"t{i:02d}" for i in range(30)], vectors), np.arange(30)
+    monkeypatch.setattr("coordexp.semantics.similarity._CELLS_AT_ONCE", 60)
+    near, few = near_duplicates(labels, every, threshold=0.0), near_duplicates(labels, every, threshold=0.0, keep=5)
+    assert near.total == few.total == len(near)
+    np.testing.assert_allclose(few.similarity, near.similarity[:5], atol=1e-6)
+    assert len(few) == 5
+
+
+class _BrokenEncoder:
+    """Answers every question with the same array."""
+
+    name = "broken@0"
+
+    def __init__(self, answer: list[list[float]]) -> None:
+        self._answer = np.array(answer, dtype=np.float32)
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        pytest.param([[1.0, 0.0]], r"broken@0: the text encoder returned an array of shape \(1, 2\) for 2 texts", id="a row is missing"),
+        pytest.param([[1.0, 0.0], [float("nan"), 0.0]], "broken@0: the text encoder returned vectors that do not have length 1", id="a NaN"),
+        pytest.param([[1.0, 0.0], [3.0, 4.0]], "scale each row to length 1", id="not normalized"),
+    ],
+)
+def test_vectors_that_are_no_embeddings_are_refused(answer: list[list[float]], sentence: str) -> None:
+    with pytest.raises(BackendError, match=sentence):
+        embed_labels(["cat", "dog"], encoder=_BrokenEncoder(answer))
