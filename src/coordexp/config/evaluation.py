@@ -49,7 +49,9 @@ class EvalSettings(Section):
     num_workers: Count = 0
     """Processes; 0: the main one."""
     bootstrap: Count = 0
-    """Resamples for 95 % intervals; 0: none."""
+    """Resamples of the images for 95 % intervals, for example 1000; 0: none."""
+    bootstrap_seed: Count = 0
+    """Seed of the resamples: the same intervals every time."""
     unknown_policy: Text | None = None
     """Without effect; read for older commands."""
     semantic_fallback: Text | None = None

@@ -100,7 +100,6 @@ TRAIN: tuple[Unbuilt, ...] = (
 
 EVALUATION: tuple[Unbuilt, ...] = (
     Unbuilt("num_workers", (0,), "evaluation in several processes", 4),
-    Unbuilt("bootstrap", (0,), "bootstrap intervals", 1000),
 )
 
 INFER: tuple[Unbuilt, ...] = (

@@ -6,20 +6,24 @@ Example: `evaluate(Path("gt_vs_pred.jsonl")).metrics["f1_det@0.50"]`; with the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from coordexp.evaluation.analysis import analyse, analysis_metrics, has_real_scores
+from coordexp.evaluation.bootstrap import FEW_IMAGES, bootstrap_intervals
 from coordexp.evaluation.coco import CocoNumbers, coco_numbers
 from coordexp.evaluation.columns import EvaluationSet
+from coordexp.evaluation.error_types import BACKGROUND_IOU
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS, det_metrics, f1_det
 from coordexp.evaluation.f1ish import DEFAULT_THRESHOLDS, F1ishResult, PredScope, f1ish, f1ish_metrics
 from coordexp.evaluation.ingest import PixelMode, ingest_file, ingest_records
 from coordexp.evaluation.labels import LabelOutcome, LabelPlan, apply_label_rule
 from coordexp.evaluation.overlaps import Overlaps, find_overlaps
 from coordexp.evaluation.protocol import EvalProtocol
+from coordexp.evaluation.resampling import DEFAULT_SEED, Resampling
 from coordexp.evaluation.result import EvaluationResult, class_rows
 from coordexp.evaluation.scores import ScoreMode, ScorePlan, plan_scores
 from coordexp.evaluation.semantic_report import report_labels
@@ -46,6 +50,9 @@ class EvalSettings:
     strict_parse: bool = False
     semantic_threshold: float = 0.6
     """Cosine from which on the semantic label rule, that of an evaluation with an encoder, calls two names near."""
+    bootstrap: int = 0
+    """Resamples for 95 % intervals; 0: none."""
+    bootstrap_seed: int = DEFAULT_SEED
     prompt: str = "unknown"
     """For the protocol: which categories the prompt named (`none`, `gt`, `all`)."""
 
@@ -74,7 +81,8 @@ def evaluate(
         data = ingest_file(source, pixel_mode=settings.pixel_mode, strict_parse=settings.strict_parse, progress=progress)
     else:
         data = ingest_records(source, pixel_mode=settings.pixel_mode)
-    return evaluate_set(data, settings=settings, encoder=encoder, progress=progress)
+    result = evaluate_set(data, settings=settings, encoder=encoder, progress=progress)
+    return replace(result, source=source) if isinstance(source, Path) else result
 
 
 def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEncoder | None = None, progress: Progress | None = None) -> EvaluationResult:
@@ -84,7 +92,7 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEn
     labels = outcome.plan
     scores = plan_scores(data, labels, mode=settings.score_mode)
     progress.say(f"matching {len(data.pred)} predictions with {len(data.gt)} ground truths in {len(data.images)} images")
-    overlaps = find_overlaps(data, minimum=min(IOU_THRESHOLDS[0], *settings.f1ish_iou_thrs))
+    overlaps = find_overlaps(data, minimum=min(BACKGROUND_IOU, *settings.f1ish_iou_thrs))
     det = f1_det(data, labels, overlaps)
     metrics = det_metrics(det.total)
     coco = _coco_part(data, labels, scores, settings) if settings.with_coco else []
@@ -92,9 +100,11 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEn
         metrics |= numbers.metrics
     found = _f1ish_part(data, outcome, overlaps, settings) if settings.with_f1ish else None
     metrics |= f1ish_metrics(found) if found else {}
+    analysis = analyse(data, labels, scores, overlaps, det, coco=coco[0] if coco else None, iou_thrs=settings.iou_thrs)
+    metrics |= analysis_metrics(analysis)
     category_ap = coco[0].per_category if coco else np.empty(0)
     report = report_labels(data, outcome)
-    return EvaluationResult(
+    result = EvaluationResult(
         metrics=metrics,
         counters={**data.counters, **labels.counters, "semantic_report_failed": int(report is not None and not report.is_complete)},
         protocol=_protocol(settings, scores, outcome.similarity),
@@ -105,15 +115,24 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEn
         labels=labels,
         scores=scores,
         f1ish=found,
+        analysis=analysis,
         warnings=(*data.warnings, *(report.warnings if report else ())),
         with_segm=settings.with_segm,
         semantic_report=report,
     )
+    return _with_intervals(result, settings, progress) if settings.bootstrap else result
+
+
+def _with_intervals(result: EvaluationResult, settings: EvalSettings, progress: Progress) -> EvaluationResult:
+    num_images = len(result.data.images)
+    intervals = bootstrap_intervals(result, Resampling(num_images, settings.bootstrap, settings.bootstrap_seed), progress=progress)
+    warnings = result.warnings if num_images >= FEW_IMAGES else (*result.warnings, f"intervals from {num_images} images are too narrow to be believed")
+    return replace(result, intervals=intervals, warnings=warnings)
 
 
 def _coco_part(data: EvaluationSet, labels: LabelPlan, scores: ScorePlan, settings: EvalSettings) -> list[CocoNumbers]:
     """Boxes, then segmentation when a prediction that takes part is a polygon."""
-    parts = [coco_numbers(data, labels, scores.scores, iou_type="bbox", iou_thrs=settings.iou_thrs)]
+    parts = [coco_numbers(data, labels, scores.scores, iou_type="bbox", iou_thrs=settings.iou_thrs, with_error_costs=has_real_scores(scores))]
     has_polygons = bool((data.pred.is_polygon() & (labels.pred_category > 0)).any())
     if settings.with_segm and has_polygons:
         parts.append(coco_numbers(data, labels, scores.scores, iou_type="segm", iou_thrs=settings.iou_thrs))

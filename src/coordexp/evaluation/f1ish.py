@@ -148,14 +148,14 @@ def _totals(key: str, columns: dict[str, Ints]) -> dict[str, float]:
 
 def _rates(key: str, kind: str, tp: Ints, fp: Ints, fn: Ints) -> dict[str, float]:
     """Micro from the sums, macro as the mean over images (0 without images)."""
-    micro = _precision_recall_f1(tp.sum(keepdims=True), fp.sum(keepdims=True), fn.sum(keepdims=True))
-    macro = _precision_recall_f1(tp, fp, fn)
+    micro = precision_recall_f1(tp.sum(keepdims=True), fp.sum(keepdims=True), fn.sum(keepdims=True))
+    macro = precision_recall_f1(tp, fp, fn)
     names = ("precision", "recall", "f1")
     rates = {f"{key}{name}_{kind}_micro": float(values[0]) for name, values in zip(names, micro, strict=True)}
     return rates | {f"{key}{name}_{kind}_macro": float(values.mean()) if values.size else 0.0 for name, values in zip(names, macro, strict=True)}
 
 
-def _precision_recall_f1(tp: Ints, fp: Ints, fn: Ints) -> tuple[Floats, Floats, Floats]:
+def precision_recall_f1(tp: Ints | Floats, fp: Ints | Floats, fn: Ints | Floats) -> tuple[Floats, Floats, Floats]:
     """P = 1 where tp + fp = 0, R = 1 where tp + fn = 0, F1 = 0 where P + R = 0."""
     precision = np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), 1.0)
     recall = np.where(tp + fn > 0, tp / np.maximum(tp + fn, 1), 1.0)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordexp.evaluation.analysis import DetectionAnalysis
+from coordexp.evaluation.analysis_artifacts import analysis_summary
 from coordexp.evaluation.artifacts import is_artifact, write_artifacts
 from coordexp.evaluation.coco import UNDEFINED
 from coordexp.evaluation.columns import EvaluationSet, Floats
@@ -13,6 +15,7 @@ from coordexp.evaluation.f1_det import IOU_THRESHOLDS, DetCounts, DetResult
 from coordexp.evaluation.f1ish import F1ishResult
 from coordexp.evaluation.labels import LabelPlan
 from coordexp.evaluation.protocol import EvalProtocol
+from coordexp.evaluation.resampling import Intervals
 from coordexp.evaluation.scores import ScorePlan
 from coordexp.evaluation.semantic_report import SemanticReport
 from coordexp.types.files import replace_owned
@@ -45,22 +48,35 @@ class EvaluationResult:
     labels: LabelPlan
     scores: ScorePlan
     f1ish: F1ishResult | None
+    analysis: DetectionAnalysis
+    """Where errors come from, and what confidence is worth."""
     warnings: tuple[str, ...]
     with_segm: bool = True
     """Whether predicted polygons took part."""
     semantic_report: SemanticReport | None = None
     """What the semantic label rule did; None when it had nothing to do."""
+    intervals: Intervals | None = None
+    """95 % intervals of metrics; None when none were asked for."""
+    source: Path | None = None
+    """The file that was evaluated; None for records in memory."""
 
     def __str__(self) -> str:
-        numbers = "  ".join(f"{key} {self.metrics[key]:.4f}" for key in HEADLINE if key in self.metrics)
+        numbers = "  ".join(f"{key} {self.metrics[key]:.4f}{self._interval(key)}" for key in HEADLINE if key in self.metrics)
         size = f"{len(self.data.images)} images, {len(self.data.gt)} ground truths, {len(self.data.pred)} predictions"
         note = "" if self.scores.ap_valid else f"\nAP is not valid: {self.scores.ap_note}"
         return f"{numbers}\n{size}\n{self.protocol.label}{note}"
 
+    def _interval(self, key: str) -> str:
+        found = self.intervals.of.get(key) if self.intervals else None
+        return f" [{found[0]:.4f}, {found[1]:.4f}]" if found else ""
+
     def summary(self) -> dict[str, object]:
         """What `metrics.json` holds."""
+        bootstrap = {"intervals": dict(self.intervals.of), "bootstrap": self.intervals.how()} if self.intervals else {}
         return {
+            "predictions": str(self.source.absolute()) if self.source else None,
             "metrics": dict(self.metrics),
+            **bootstrap,
             "counters": dict(self.counters),
             "protocol": self.protocol.as_dict(),
             "ap_valid": self.scores.ap_valid,
@@ -70,6 +86,7 @@ class EvaluationResult:
             "num_pred": len(self.data.pred),
             "f1_det_by_size": {name: _counts_as_dict(counts) for name, counts in self.det.by_size.items()},
             "f1_det_by_num_objects": {name: _counts_as_dict(counts) for name, counts in self.det.by_num_objects.items()},
+            "analysis": analysis_summary(self.analysis, self.labels),
             "warnings": list(self.warnings),
         }
 

@@ -12,7 +12,6 @@ from coordexp.evaluation.artifacts import is_artifact
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.result import EvaluationResult
 from coordexp.semantics.encoder import LazyEncoder
-from coordexp.types.errors import ConfigError
 from coordexp.types.files import replace_owned
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.viz.images import choose_image_root
@@ -38,13 +37,7 @@ def run_evaluation(config: EvalConfig, *, progress: Progress | None = None) -> E
 
 
 def evaluation_settings(section: EvalSection, *, prompt: str = "unknown") -> EvalSettings:
-    """The rules of an evaluation from the section of a configuration.
-
-    Raises:
-        ConfigError: a rule that this version does not have.
-    """
-    if section.bootstrap:
-        raise ConfigError("bootstrap intervals are not supported by this version", where="bootstrap", fix="set it to 0")
+    """The rules of an evaluation from the section of a configuration."""
     return EvalSettings(
         pixel_mode=section.pixel_mode,
         score_mode=section.score_mode,
@@ -56,6 +49,8 @@ def evaluation_settings(section: EvalSection, *, prompt: str = "unknown") -> Eva
         iou_thrs=section.iou_thrs,
         strict_parse=section.strict_parse,
         semantic_threshold=section.semantic_threshold,
+        bootstrap=section.bootstrap,
+        bootstrap_seed=section.bootstrap_seed,
         prompt=prompt,
     )
 
