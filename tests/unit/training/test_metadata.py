@@ -4,7 +4,8 @@ import json
 import subprocess
 from pathlib import Path
 
-from coordexp.training.metadata import RunFacts, add_resume, describe_git, file_sha256, write_metadata
+from coordexp.training.metadata import RunFacts, add_resume, describe_git, write_metadata
+from coordexp.types.files import file_sha256
 
 
 def facts(**config: object) -> RunFacts:
