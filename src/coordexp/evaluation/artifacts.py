@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import numpy as np
 
+from coordexp.evaluation.analysis_artifacts import analysis_as_dict, pr_curves_csv
 from coordexp.evaluation.coco import flat_ring
 from coordexp.evaluation.columns import Floats, InvalidObject, ObjectTable
 from coordexp.evaluation.matches import image_summary, match_rows
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _ARTIFACT = re.compile(
     r"metrics\.json|per_class\.csv|per_image\.json|coco_gt\.json|coco_preds\.json|matches(@\d\.\d\d)?\.jsonl|semantic_desc_report\.json|overlays"
+    r"|analysis\.json|pr_curves\.csv"
 )
 
 
@@ -39,6 +41,9 @@ def write_artifacts(result: EvaluationResult, folder: Path) -> None:
     """
     _write(folder / "metrics.json", [msgspec.json.format(msgspec.json.encode(result.summary()), indent=2), b"\n"])
     _write(folder / "per_class.csv", [per_class_csv(result).encode()])
+    _write(folder / "analysis.json", [msgspec.json.encode(analysis_as_dict(result.analysis, result.data, result.labels)), b"\n"])
+    if result.analysis.curves:
+        _write(folder / "pr_curves.csv", [pr_curves_csv(result.analysis, result.labels).encode()])
     _write(folder / "per_image.json", _json_array(_per_image_rows(result)))
     if result.semantic_report is not None:
         _write(folder / "semantic_desc_report.json", [msgspec.json.format(msgspec.json.encode(result.semantic_report.as_dict()), indent=2), b"\n"])
