@@ -11,7 +11,7 @@ from coordexp.evaluation.labels import LabelOutcome, LabelPlan, UnknownDescs, cl
 from coordexp.evaluation.similarity import SemanticSimilarity
 
 MAX_COMPARED = 20_000
-"""Categories among which near duplicates are looked for: a good ten seconds of one core."""
+"""Categories among which near duplicates are looked for: some six seconds of one core."""
 
 
 @dataclass(frozen=True, slots=True)

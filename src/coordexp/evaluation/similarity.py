@@ -119,7 +119,7 @@ class SemanticSimilarity:
     def _vectors(self) -> EmbeddedLabels:
         if self._embedded is None:
             started = time.perf_counter()
-            self._progress.say(f"comparing {len(self._classes)} names by a text encoder, because not all of them are equal to their category")
+            self._progress.say(f"equal texts do not decide: comparing {len(self._classes)} names by a text encoder")
             self._embedded = embed_labels(self._classes, encoder=self._encoder, progress=self._progress)
-            self._progress.say(f"encoded {len(self._classes)} names with {self._encoder.name} in {time.perf_counter() - started:.2f} s")
+            self._progress.say(f"encoded by {self._encoder.name} in {time.perf_counter() - started:.2f} s")
         return self._embedded

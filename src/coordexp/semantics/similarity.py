@@ -96,8 +96,8 @@ def embed_labels(labels: Sequence[str], *, encoder: TextEncoder, progress: Progr
     number = {text: i for i, text in enumerate(texts)}
     encoded = [text for text in texts if text]
     starts = range(0, len(encoded), _TEXTS_AT_ONCE)
-    track = (progress or NoProgress()).track(starts, "encode labels", total=len(starts))
-    parts = [encoder.encode(encoded[start : start + _TEXTS_AT_ONCE]) for start in track] or [encoder.encode([])]
+    shown = (progress or NoProgress()).track(starts, "encode labels", total=len(starts)) if len(starts) > 1 else starts
+    parts = [encoder.encode(encoded[start : start + _TEXTS_AT_ONCE]) for start in shown] or [encoder.encode([])]
     vectors = _checked(np.concatenate(parts), encoder, count=len(encoded))
     if len(encoded) < len(texts):  # sorted: the empty text is the first
         vectors = np.concatenate([np.zeros((1, vectors.shape[1]), dtype=np.float32), vectors])
