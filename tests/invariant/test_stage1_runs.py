@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from coordexp.config.train import TrainConfig
 from coordexp.metrics.payload import parse_line
 from coordexp.metrics.registry import REGISTRY
 from coordexp.metrics.specs import RunKind
+from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import load_model
 from coordexp.recipes.stage1 import run_stage1
 from coordexp.training.run_folder import list_checkpoints
@@ -23,7 +26,8 @@ from coordexp.types.errors import CheckpointError, UserError
 
 Stage1Maker = Callable[..., Loaded[TrainConfig]]
 AT_THE_END = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
-SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
+SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_det_runtime"}
+DETECTION = ("custom.eval_detection.enabled=true", "custom.eval_detection.limit=3", "custom.eval_detection.max_new_tokens=12")
 
 torch.set_num_threads(1)
 
@@ -68,7 +72,7 @@ def test_another_seed_gives_another_run(make_stage1: Stage1Maker) -> None:
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_resumed_run_equals_the_straight_one_bit_for_bit(make_stage1: Stage1Maker, step: int) -> None:
     """10 samples, 4 a step: 3 steps an epoch, so step 2 lies inside the first epoch and step 4 inside the second."""
-    settings = ("training.max_steps=6", "training.eval_strategy=steps", "training.eval_steps=3", "custom.object_ordering=random")
+    settings = ("training.max_steps=6", "training.eval_strategy=steps", "training.eval_steps=3", "custom.object_ordering=random", *DETECTION)
     straight = run_stage1(make_stage1(*settings))
     cut = run_stage1(make_stage1(*settings))
     expected = events(straight)
@@ -95,7 +99,8 @@ def test_accumulation_does_not_change_a_run(make_stage1: Stage1Maker) -> None:
 
 @pytest.mark.slow
 def test_every_key_of_stage1_is_logged_and_no_other(make_stage1: Stage1Maker) -> None:
-    run = run_stage1(make_stage1("training.max_steps=3", "training.eval_strategy=steps", "training.eval_steps=3", "training.save_strategy=no"))
+    settings = ("training.max_steps=3", "training.eval_strategy=steps", "training.eval_steps=3", "training.save_strategy=no")
+    run = run_stage1(make_stage1(*settings, *DETECTION))
     lines = [parse_line(line) for line in (run / "logging.jsonl").read_text().splitlines()]
     for mode in ("train", "eval"):
         logged = {key for line in lines if line.mode == mode for key in line.metrics}
@@ -104,6 +109,45 @@ def test_every_key_of_stage1_is_logged_and_no_other(make_stage1: Stage1Maker) ->
     counted = [(line.metrics["base_ce/noncoord_tokens"], line.metrics["pack/num_samples"]) for line in lines if "loss" in line.metrics]
     assert counted[2][1] == 2
     assert counted[0][0] > counted[2][0]
+
+
+@pytest.mark.slow
+def test_detection_in_evaluation_leaves_the_training_as_it_is_to_the_last_bit(make_stage1: Stage1Maker) -> None:
+    settings = ("training.eval_strategy=steps", "training.eval_steps=1", "training.gradient_checkpointing=true", "training.bf16=true")
+    plain, detected = (run_stage1(make_stage1(*settings, *more)) for more in ((), DETECTION))
+    without = [{key: value for key, value in event.items() if not key.startswith("eval_det_")} for event in events(detected)]
+    assert without == events(plain)
+    assert same(tensors(plain / "final"), tensors(detected / "final"))
+    assert [event["eval_det_images"] for event in events(detected) if event["mode"] == "eval"] == [3] * 4
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_can_be_chosen_by_detection(make_stage1: Stage1Maker, scenes_jsonl: Path) -> None:
+    """The first step of a warm-up changes nothing, the second one with this learning rate destroys what the shipped checkpoint knows."""
+    model = (f"model.model={tiny_checkpoint()}", f"custom.val_jsonl={scenes_jsonl}", "training.learning_rate=0.02", "training.warmup_steps=2")
+    rhythm = ("training.eval_strategy=steps", "training.eval_steps=1", "training.save_steps=1", "training.max_steps=3")
+    best = ("training.metric_for_best_model=eval_det_f1_miou", "training.load_best_model_at_end=true", "custom.eval_detection.max_new_tokens=96")
+    run = run_stage1(make_stage1(*model, *rhythm, *DETECTION, *best))
+    scores = [event["eval_det_f1_miou"] for event in events(run) if event["mode"] == "eval"]
+    assert scores[0] > max(scores[1:])
+    assert json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["best_metric"] == scores[0]
+    assert same(tensors(run / "final"), tensors(run / "checkpoint-1"))
+
+
+@pytest.mark.slow
+def test_two_processes_detect_what_one_detects(make_stage1: Stage1Maker, scenes_jsonl: Path, tmp_path: Path) -> None:
+    settings = ["training.max_steps=1", "training.eval_strategy=steps", "training.eval_steps=1", "training.eval_on_start=true", "training.save_strategy=no"]
+    overrides = [f"model.model={tiny_checkpoint()}", f"custom.val_jsonl={scenes_jsonl}", *settings, *DETECTION, "custom.eval_detection.max_new_tokens=96"]
+    alone = run_stage1(make_stage1(*overrides))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
+    command = [*launcher, "train", "--config", str(tmp_path / "stage1.yaml"), *overrides, f"training.output_dir={tmp_path}/both"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (both,) = (tmp_path / "both").glob("v0-*/boxes")
+    first, second = (next(event for event in events(run) if "eval_det_f1" in event) for run in (alone, both))
+    found = {key for key in first if key.startswith("eval_det_")}
+    assert {key: first[key] for key in found} == {key: second[key] for key in found}
+    assert first["eval_det_f1"] > 0
 
 
 @pytest.mark.slow
@@ -153,6 +197,7 @@ def test_a_finished_run_has_nothing_to_resume(make_stage1: Stage1Maker) -> None:
         pytest.param(("training.resume_from_checkpoint=true",), CheckpointError, "no run 'boxes' with a complete checkpoint", id="resume"),
         pytest.param(("global_max_length=20",), UserError, "train:1: the sample has .* more than global_max_length 20", id="too-long"),
         pytest.param(("training.run_name=a/b",), UserError, r"training\.run_name", id="run-name"),
+        pytest.param((*DETECTION, "training.eval_strategy=epoch", "custom.eval_detection.limit=1"), UserError, "the 1 validation .* no object", id="no-object"),
         pytest.param(("training.label_smoothing_factor=0.1",), UserError, r"training\.label_smoothing_factor", id="ignored"),
     ],
 )

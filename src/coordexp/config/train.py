@@ -114,6 +114,19 @@ class TokenTypeMetricsSection(Section):
     """Fractions and accuracies by token type, and the coordinate monitors."""
 
 
+class EvalDetectionSection(Section):
+    """Detection in each evaluation: greedy answers to a sample of the validation set, measured as `coordexp eval` does. Keys: `eval_det_*`."""
+
+    enabled: Switch = False
+    """Generate and measure; takes as long as inference on the sample."""
+    limit: Count = 200
+    """Records of the sample, spread evenly over the validation set, the same each time; 0: all."""
+    max_new_tokens: Positive = 1024
+    """Longest answer, in tokens."""
+    batch_size: Positive = 8
+    """Records that are generated together."""
+
+
 class ExtraSection(Section):
     rollout_matching: RolloutMatchingSection | None = None
     """The same section as the top-level `rollout_matching`; only one of them may be given."""
@@ -136,6 +149,7 @@ class CustomSection(Section):
     coord_soft_ce_w1: CoordSoftCEW1Section = Field(default_factory=CoordSoftCEW1Section)
     coord_offset: CoordOffsetSection = Field(default_factory=CoordOffsetSection)
     token_type_metrics: TokenTypeMetricsSection = Field(default_factory=TokenTypeMetricsSection)
+    eval_detection: EvalDetectionSection = Field(default_factory=EvalDetectionSection)
     augmentation: dict[str, Any] | None = None
     """Changes of training images together with their boxes."""
     train_sample_limit: Count = 0
@@ -176,6 +190,7 @@ class TrainConfig(FileSection):
             yield KeyProblem("rollout_matching", "is the same section as custom.extra.rollout_matching", "give one of them")
         if self.training.eval_strategy != "no" and custom.val_jsonl is None:
             yield KeyProblem("custom.val_jsonl", "is required when training.eval_strategy is not 'no'", "name the validation file")
+        yield from self._detection_problems()
         losses = custom.coord_soft_ce_w1
         if losses.enabled and not any((losses.soft_ce_weight, losses.w1_weight, losses.ce_weight, losses.gate_weight)):
             yield KeyProblem("custom.coord_soft_ce_w1", "all weights are 0", "give one of them a weight, or set enabled: false")
@@ -183,3 +198,16 @@ class TrainConfig(FileSection):
             yield KeyProblem("global_max_length", "is required when training.packing is true", "set the row length in tokens")
         if custom.trainer_variant == "stage2_ab_training" and self.stage2_ab is None:
             yield KeyProblem("stage2_ab", "is required by custom.trainer_variant: stage2_ab_training", "add the section with schedule.b_ratio")
+
+    @property
+    def selects_by_detection(self) -> bool:
+        """The best checkpoint is chosen by a number of `custom.eval_detection`."""
+        metric = (self.training.model_extra or {}).get("metric_for_best_model") or ""
+        return metric.removeprefix("eval_").startswith("det_")
+
+    def _detection_problems(self) -> Iterator[KeyProblem]:
+        if self.custom.eval_detection.enabled and self.training.eval_strategy == "no":
+            yield KeyProblem("custom.eval_detection.enabled", "needs evaluations, and training.eval_strategy is 'no'", "set training.eval_strategy")
+        if self.selects_by_detection and not self.custom.eval_detection.enabled:
+            what = "is a number of detection in evaluation, which is off"
+            yield KeyProblem("training.metric_for_best_model", what, "set custom.eval_detection.enabled: true")

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from coordexp.codec.pieces import TextPieces
+from coordexp.codec.pieces import TextPieces, decode_pieces
+from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.types.predictions import ScoreParts
-from coordexp.types.rollouts import SalvagedObject, TokenTrace
+from coordexp.types.rollouts import GenerationSample, SalvagedObject, TokenTrace
 
 DEFAULT_WINDOW = 24
 """Bins on each side of the emitted one. Of 2, 5, 10 and 24 it told right from wrong boxes best (IoU 0.5, drawn shapes and digits)."""
@@ -63,6 +64,12 @@ def score_object(item: SalvagedObject, *, pieces: TextPieces, trace: Sequence[To
     ]
     desc, coord = _geometric_mean(desc_logs), _geometric_mean(slot_logs)
     return Confidence(score=round(desc * coord, _DECIMALS), parts=ScoreParts(round(desc, _DECIMALS), round(coord, _DECIMALS)), source="token_probs")
+
+
+def score_objects(answer: GenerationSample, objects: Sequence[SalvagedObject], *, tokenizer: TextTokenizer) -> list[Confidence]:
+    """The confidences of the objects that were read from one answer."""
+    pieces = decode_pieces(answer.response_ids, tokenizer=tokenizer)
+    return [score_object(item, pieces=pieces, trace=answer.trace) for item in objects]
 
 
 def _slot_log(entries: Sequence[TokenTrace], *, emitted: float, window: int) -> float:

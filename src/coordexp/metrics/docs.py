@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from coordexp.metrics.detection import DETECTION_METRICS
 from coordexp.metrics.engine import ENGINE_METRICS
 from coordexp.metrics.specs import EVAL_PREFIX, MetricSpec
 from coordexp.metrics.stage1 import STAGE1_METRICS
@@ -41,8 +42,8 @@ With `coord_soft_ce_w1.enabled: false` coordinates count as ordinary tokens: one
 
 def render_metric_docs() -> str:
     """The text of docs/training/METRICS_LOSSES.md."""
-    parts = [_HEAD, _table("Keys of the training engine", ENGINE_METRICS), _table("Keys of Stage-1", STAGE1_METRICS)]
-    return "\n".join(parts)
+    tables = (("Keys of the training engine", ENGINE_METRICS), ("Keys of Stage-1", STAGE1_METRICS), ("Detection in evaluation", DETECTION_METRICS))
+    return "\n".join([_HEAD, *(_table(title, specs) for title, specs in tables)])
 
 
 def _table(title: str, specs: Iterable[MetricSpec]) -> str:

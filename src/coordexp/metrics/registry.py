@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from coordexp.metrics.detection import DETECTION_METRICS
 from coordexp.metrics.engine import ENGINE_METRICS
 from coordexp.metrics.specs import MetricRegistry
 from coordexp.metrics.stage1 import STAGE1_METRICS
 
-REGISTRY: Final = MetricRegistry((*ENGINE_METRICS, *STAGE1_METRICS))
+REGISTRY: Final = MetricRegistry((*ENGINE_METRICS, *STAGE1_METRICS, *DETECTION_METRICS))

@@ -13,14 +13,13 @@ from itertools import islice
 from pathlib import Path
 
 from coordexp.batching.prompt import PromptEncoder
-from coordexp.codec.pieces import decode_pieces
 from coordexp.codec.salvage import salvage_text
 from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.data.images import load_image
 from coordexp.data.paths import resolve_image
 from coordexp.data.rules import Rule
 from coordexp.generation.protocol import GenerationBackend, GenerationRequest
-from coordexp.generation.scores import Confidence, score_object
+from coordexp.generation.scores import Confidence, score_objects
 from coordexp.generation.seeds import request_seed
 from coordexp.pipeline.counts import RunCounts, SampleError
 from coordexp.pipeline.prompting import PromptPlan
@@ -154,7 +153,7 @@ class Inference:
             salvaged.objects, mode=self._settings.mode, pred_coord_mode=self._settings.pred_coord_mode, width=record.width, height=record.height
         )
         self.counts.note_objects(num_read=len(salvaged.objects), num_kept=len(pixels.objects), dropped=pixels.errors, broken=salvaged.broken)
-        scores = self._score(answer, [salvaged.objects[kept.index] for kept in pixels.objects])
+        scores = score_objects(answer, [salvaged.objects[kept.index] for kept in pixels.objects], tokenizer=self._tokenizer)
         pred = tuple(_detection(kept, salvaged.objects[kept.index], score) for kept, score in zip(pixels.objects, scores, strict=True))
         gt = ground_truth(record)
         return SampleResult(
@@ -171,10 +170,6 @@ class Inference:
             score_source="constant" if answer.trace is None else "token_probs",
             extras={"broken": dict(salvaged.broken)} if salvaged.broken else {},
         )
-
-    def _score(self, answer: GenerationSample, objects: Sequence[SalvagedObject]) -> list[Confidence]:
-        pieces = decode_pieces(answer.response_ids, tokenizer=self._tokenizer)
-        return [score_object(item, pieces=pieces, trace=answer.trace) for item in objects]
 
     def _failed(self, record: Record, error: SampleError, message: str) -> SampleResult:
         gt = ground_truth(record)

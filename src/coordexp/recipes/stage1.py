@@ -17,7 +17,7 @@ from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
 from coordexp.models.export import save_checkpoint
 from coordexp.models.load import LoadedModel
-from coordexp.recipes.stage1_parts import Stage1Parts, data_seed, loss_weights, prepare_stage1
+from coordexp.recipes.stage1_parts import Stage1Parts, data_seed, detection_eval, loss_weights, prepare_stage1
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.callbacks import EpochCallback, ProgressCallback, RunLogCallback
@@ -78,6 +78,7 @@ def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, prog
         objective=Stage1Objective(model.coord_vocab.ids, weights=loss_weights(config), by_token_type=config.custom.token_type_metrics.enabled),
         write_model=lambda _, path: save_checkpoint(model, path),
         eval_packs=None if parts.val is None else EvalPackList(parts.val, collator=collator, per_pack=training.per_device_eval_batch_size, **ranks),
+        detect=None if parts.val is None else detection_eval(config, model, parts.val, say=progress.say, **ranks),
         callbacks=callbacks,
     )
     loader = StepLoader(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from coordexp.batching.prompt import PromptEncoder
 from coordexp.config.train import TrainConfig
 from coordexp.data.convert import to_norm1000
 from coordexp.data.jsonl import read_records
+from coordexp.generation.hf import HfBackend
 from coordexp.losses.coordinates import CoordLossWeights
 from coordexp.models.load import LoadedModel, load_model
 from coordexp.training import run_folder
 from coordexp.training.arguments import BatchShape, build_arguments, derive_batch_shape
 from coordexp.training.checkpoints import check_free_space
+from coordexp.training.detection import DetectionEval, spread
 from coordexp.training.parts import PartSize, freeze_parts
 from coordexp.training.samples import SampleSettings, SegmentSource
 from coordexp.training.step_loader import StepSchedule
@@ -68,6 +70,7 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
     train.check(name="training data", progress=progress)
     if val is not None:
         val.check(name="validation data", progress=progress)
+        _check_detection_sample(config, val)
     if training.save_strategy != "no":
         check_free_space(training.output_dir, _BYTES_PER_PARAMETER * sum(size.total for size in sizes))
     schedule = StepSchedule(
@@ -75,6 +78,18 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
     )
     num_steps = training.max_steps if training.max_steps > 0 else math.ceil((training.num_train_epochs or 0) * schedule.steps_per_epoch)
     return Stage1Parts(model, sizes, train, val, schedule, shape, num_steps, resume)
+
+
+def _check_detection_sample(config: TrainConfig, val: SegmentSource) -> None:
+    """Raises DataError when detection in evaluation would look at records without any object: every number would be undefined."""
+    section = config.custom.eval_detection
+    sample = [val.records[index] for index in spread(len(val), section.limit)]
+    if section.enabled and not any(record.objects for record in sample):
+        raise DataError(
+            f"the {len(sample)} validation records that are detected on hold no object",
+            where=str(config.custom.val_jsonl),
+            fix="raise custom.eval_detection.limit, or set enabled: false there",
+        )
 
 
 def _read(config: TrainConfig, path: Path | None, *, limit: int) -> list[Record]:
@@ -128,6 +143,28 @@ def loss_weights(config: TrainConfig) -> CoordLossWeights | None:
         temperature=section.temperature,
         target_sigma=section.target_sigma,
         target_truncate=section.target_truncate,
+    )
+
+
+def detection_eval(
+    config: TrainConfig, model: LoadedModel, val: SegmentSource, *, say: Callable[[str], None], rank: int = 0, world_size: int = 1
+) -> DetectionEval | None:
+    """Detection in each evaluation, when the configuration asks for it."""
+    section = config.custom.eval_detection
+    if not section.enabled:
+        return None
+    backend = HfBackend(model, batch_size=section.batch_size)
+    return DetectionEval(
+        val,
+        backend,
+        tokenizer=backend.text_tokenizer,
+        limit=section.limit,
+        max_new_tokens=section.max_new_tokens,
+        window=section.batch_size,
+        is_required=config.selects_by_detection,
+        rank=rank,
+        world_size=world_size,
+        say=say,
     )
 
 

@@ -11,7 +11,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from coordexp.training.run_log import RunLog
 from coordexp.types.progress import Progress
 
-_SHOWN = ("loss", "token_acc", "coord_diag/expected_bin_mae", "eval_loss", "eval_token_acc", "eval_coord_diag/expected_bin_mae")
+_SHOWN = (
+    "loss",
+    "token_acc",
+    "coord_diag/expected_bin_mae",
+    "eval_loss",
+    "eval_token_acc",
+    "eval_coord_diag/expected_bin_mae",
+    "eval_det_f1",
+    "eval_det_f1_miou",
+)
 _SHOWN_NAMES = {"coord_diag/expected_bin_mae": "bin error", "eval_coord_diag/expected_bin_mae": "eval bin error"}
 
 

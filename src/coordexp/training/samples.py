@@ -21,7 +21,7 @@ from coordexp.targets.ground_truth import ground_truth_target
 from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import GeometryKind, Record
-from coordexp.types.sequences import ImageInputs, Segment, TargetSequence
+from coordexp.types.sequences import ImageInputs, PromptInputs, Segment, TargetSequence
 
 PromptLabels: TypeAlias = Literal["none", "all", "gt", "gt+negatives"]
 
@@ -106,6 +106,15 @@ class SegmentSource:
         if self._settings.is_static and index in self._images:
             self._segments[index] = segment
         return segment
+
+    def encode_prompt(self, index: int) -> PromptInputs:
+        """The prompt of record `index` without its answer, as the first epoch has it.
+
+        Raises:
+            DataError: its image is missing or corrupt.
+        """
+        record = self.records[index]
+        return self._encoder.assemble(self.prompt(record, epoch=0), self._image(index, record))
 
     def _encode(self, index: int, record: Record, epoch: int) -> Segment:
         settings = self._settings

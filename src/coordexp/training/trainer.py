@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from coordexp.batching.collate import PackBatch
 from coordexp.metrics.fold import MetricFold
 from coordexp.metrics.registry import REGISTRY
 from coordexp.training.objective import Objective, PackLoss
+from coordexp.training.ranks import gather_objects
 from coordexp.types.errors import ConfigError, UserError
 from coordexp.types.files import translate_os_errors
 
@@ -60,11 +61,13 @@ class StepTrainer(Trainer):
         objective: Objective,
         write_model: Callable[[nn.Module, Path], object],
         eval_packs: EvalPacks | None = None,
+        detect: Callable[[], Mapping[str, float]] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         """`loader` is set after construction: it reads the step from this trainer's state.
 
         write_model: writes a folder that opens as a checkpoint of its own.
+        detect: further numbers of an evaluation, by key without the prefix; called on every rank, the same numbers on all.
         """
         if args.gradient_accumulation_steps != 1:
             raise ValueError("gradient_accumulation_steps must be 1: the packs of a step are looped inside it")
@@ -77,6 +80,7 @@ class StepTrainer(Trainer):
         self._objective = objective
         self._write_model = write_model
         self._eval_packs = eval_packs
+        self._detect = detect
         self._fold = MetricFold()
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
 
@@ -167,6 +171,7 @@ class StepTrainer(Trainer):
         seconds = time.perf_counter() - start
         values = {"loss": loss, **self._gather(fold).values(), "runtime": seconds}
         values |= {"samples_per_second": num_samples / seconds, "steps_per_second": len(self._eval_packs) / seconds}
+        values |= self._detect() if self._detect is not None else {}
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -197,12 +202,8 @@ class StepTrainer(Trainer):
 
     def _gather(self, fold: MetricFold) -> MetricFold:
         """The fold of all ranks together."""
-        if self.args.world_size == 1:
-            return fold
-        everyone: list[Any] = [None] * self.args.world_size
-        torch.distributed.all_gather_object(everyone, fold.snapshot())
         merged = MetricFold()
-        for snapshot in everyone:
+        for snapshot in gather_objects(fold.snapshot(), world_size=self.args.world_size):
             merged.update(snapshot)
         return merged
 

@@ -57,6 +57,14 @@ def test_a_wrong_setting_is_one_sentence_with_its_key(override: str, sentence: s
         ("training.max_steps=-1", "training.max_steps: the length of the training is missing; set training.max_steps or training.num_train_epochs"),
         ("training.eval_strategy=epoch", "custom.val_jsonl: is required when training.eval_strategy is not 'no'; name the validation file"),
         ("training.do_train=true", "training.do_train: is set by the trainer itself; remove it"),
+        (
+            "custom.eval_detection.enabled=true",
+            "custom.eval_detection.enabled: needs evaluations, and training.eval_strategy is 'no'; set training.eval_strategy",
+        ),
+        (
+            "training.metric_for_best_model=eval_det_f1",
+            "training.metric_for_best_model: is a number of detection in evaluation, which is off; set custom.eval_detection.enabled: true",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together_are_one_sentence(override: str, sentence: str) -> None:
