@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from coordexp.evaluation.columns import EvaluationSet
 from coordexp.evaluation.labels import LabelOutcome, LabelPlan, UnknownDescs, class_of_category
 from coordexp.evaluation.similarity import SemanticSimilarity
@@ -100,18 +98,19 @@ def report_labels(data: EvaluationSet, outcome: LabelOutcome) -> SemanticReport 
     if len(plan.categories) > MAX_COMPARED:
         return SemanticReport(similarity.threshold, encoder, rows, is_complete=False)
     pairs = similarity.near_duplicates(class_of_category(plan))
-    columns = zip(pairs.first.tolist(), pairs.second.tolist(), pairs.similarity.tolist(), strict=True)
-    duplicates = tuple(NearDuplicate(plan.categories[first], plan.categories[second], cosine) for first, second, cosine in columns)
+    duplicates = tuple(
+        NearDuplicate(plan.categories[int(pairs.first[pair])], plan.categories[int(pairs.second[pair])], float(pairs.similarity[pair]))
+        for pair in range(len(pairs))
+    )
     return SemanticReport(similarity.threshold, encoder, rows, duplicates, pairs.total)
 
 
 def _rows(data: EvaluationSet, plan: LabelPlan, unknown: UnknownDescs) -> tuple[DescRow, ...]:
-    has_score = ~np.isnan(unknown.similarity)
-    columns = zip(
-        unknown.desc.tolist(), unknown.count.tolist(), unknown.category.tolist(), unknown.similarity.tolist(), unknown.is_mapped.tolist(), strict=True
-    )
-    rows = [
-        DescRow(data.descs[desc], count, plan.categories[category - 1] if known else None, score if known else None, mapped)
-        for (desc, count, category, score, mapped), known in zip(columns, has_score.tolist(), strict=True)
-    ]
-    return tuple(sorted(rows, key=lambda row: (-row.count, -(row.score if row.score is not None else -2.0), row.pred_desc)))
+    rows: list[DescRow] = []
+    for place in range(len(unknown.desc)):
+        category, name, count = int(unknown.category[place]), data.descs[int(unknown.desc[place])], int(unknown.count[place])
+        if category:
+            rows.append(DescRow(name, count, plan.categories[category - 1], float(unknown.similarity[place]), bool(unknown.is_mapped[place])))
+        else:
+            rows.append(DescRow(name, count, None, None, mapped=False))
+    return tuple(sorted(rows, key=lambda row: (-row.count, 2.0 if row.score is None else -row.score, row.pred_desc)))

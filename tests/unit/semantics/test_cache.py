@@ -133,7 +133,8 @@ def test_what_a_killed_process_left_is_swept_after_an_hour(tmp_path: Path) -> No
     old, young = folder / "old.part", folder / "young.part"
     old.touch()
     young.touch()
-    os.utime(old, (time.time() - 7200,) * 2)
+    long_ago = time.time() - 7200
+    os.utime(old, (long_ago, long_ago))
     CachedEncoder(Lengths(), folder=tmp_path).encode(["dog"])
     assert (old.exists(), young.exists()) == (False, True)
 
