@@ -141,8 +141,8 @@ def _thinned(num_pred: Ints, *, best: int) -> Ints:
     """Places of at most `MAX_POINTS` points, rising. `num_pred` rises."""
     if len(num_pred) <= MAX_POINTS:
         return np.arange(len(num_pred))
-    even = np.searchsorted(num_pred, np.linspace(num_pred[0], num_pred[-1], MAX_POINTS - 1))
-    return np.union1d(even, best).astype(np.int64)
+    steps: Floats = np.linspace(int(num_pred[0]), int(num_pred[-1]), MAX_POINTS - 1)
+    return np.union1d(np.searchsorted(num_pred, steps), best).astype(np.int64)
 
 
 def _best_of_groups(points: _Points, *, num_groups: int) -> tuple[OperatingPoint | None, ...]:
