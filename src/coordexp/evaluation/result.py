@@ -13,6 +13,7 @@ from coordexp.evaluation.coco import UNDEFINED
 from coordexp.evaluation.columns import EvaluationSet, Floats
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS, DetCounts, DetResult
 from coordexp.evaluation.f1ish import F1ishResult
+from coordexp.evaluation.frames import ResultFrames, to_frames
 from coordexp.evaluation.labels import LabelPlan
 from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.resampling import Intervals
@@ -89,6 +90,14 @@ class EvaluationResult:
             "analysis": analysis_summary(self.analysis, self.labels),
             "warnings": list(self.warnings),
         }
+
+    def to_pandas(self) -> ResultFrames:
+        """Tables by class and by image: `result.to_pandas().per_class`.
+
+        Raises:
+            BackendError: pandas is not installed (`pip install 'coordexp[pandas]'`).
+        """
+        return to_frames(self)
 
     def save(self, folder: Path) -> None:
         """Write the artifacts; those that an earlier run left in the folder are replaced as a whole, other files in it stay.
