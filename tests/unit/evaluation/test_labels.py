@@ -67,8 +67,8 @@ def test_an_unknown_name_is_mapped_or_dropped(record: Any, gt: list[str], pred: 
 
 
 def test_counters_say_what_became_of_unknown_names(record: Any) -> None:
-    counters = _evaluate(record, ["cat"], ["cat", "Cat", "kitten", "car", "car"], encoder=PlaneEncoder()).counters
-    assert (counters["semantic_mapped"], counters["semantic_unmapped"], counters["unknown_dropped"], counters["unknown_desc"]) == (2, 2, 2, 0)
+    counters = _evaluate(record, ["cat"], ["cat", "Cat", "kitten", "kitten", "car", "car"], encoder=PlaneEncoder()).counters
+    assert (counters["semantic_mapped"], counters["semantic_unmapped"], counters["unknown_dropped"], counters["unknown_desc"]) == (3, 2, 2, 0)
 
 
 def test_the_exact_rule_maps_nothing(record: Any) -> None:
@@ -88,17 +88,19 @@ def test_f1_det_is_the_same_whatever_the_label_rule(make_scenes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gt", "pred", "is_right", "similarity"),
+    ("gt", "pred", "threshold", "is_right", "similarity"),
     [
-        pytest.param("cat", "kitten", True, np.cos(np.radians(30)), id="near"),
-        pytest.param("cat", "dog", False, 0.5, id="not near"),
-        pytest.param("cat", "CAT", True, 1.0, id="equal normalized texts"),
-        pytest.param("cat", "_", False, None, id="a name without letters is near nothing"),
-        pytest.param("", "_", True, 1.0, id="two names without letters are equal"),
+        pytest.param("cat", "kitten", 0.6, True, np.cos(np.radians(30)), id="near"),
+        pytest.param("cat", "dog", 0.6, False, 0.5, id="not near"),
+        pytest.param("cat", "dog", 0.5, True, 0.5, id="at the threshold"),
+        pytest.param("cat", "dog", 0.0, True, 0.5, id="a threshold of 0 is 0"),
+        pytest.param("cat", "CAT", 1.0, True, 1.0, id="equal normalized texts"),
+        pytest.param("cat", "_", 0.0, False, None, id="a name without letters is near nothing"),
+        pytest.param("", "_", 0.6, True, 1.0, id="two names without letters are equal"),
     ],
 )
-def test_a_match_is_right_when_its_names_are_near(record: Any, gt: str, pred: str, is_right: bool, similarity: float | None) -> None:
-    found = _evaluate(record, [gt], [pred], encoder=PlaneEncoder(), f1ish_pred_scope="all").f1ish
+def test_a_match_is_right_when_its_names_are_near(record: Any, gt: str, pred: str, threshold: float, is_right: bool, similarity: float | None) -> None:
+    found = _evaluate(record, [gt], [pred], encoder=PlaneEncoder(), f1ish_pred_scope="all", semantic_threshold=threshold).f1ish
     assert found is not None
     level = found.levels[0.5]
     assert level.is_near.tolist() == [is_right]

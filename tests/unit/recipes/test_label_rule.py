@@ -33,6 +33,7 @@ def _metrics(predictions: Path, **settings: Any) -> dict[str, Any]:
     [
         pytest.param({}, 1, ("semantic", 0.6), id="semantic by default"),
         pytest.param({"semantic_threshold": 0.9}, 0, ("semantic", 0.9), id="the threshold arrives"),
+        pytest.param({"semantic_threshold": 0}, 1, ("semantic", 0.0), id="a threshold of 0 is 0"),
         pytest.param({"label_match": "exact", "semantic_model": "nowhere"}, 0, ("exact", None), id="exact needs no encoder"),
     ],
 )
