@@ -52,7 +52,7 @@ class ConfidenceSweep:
     best: OperatingPoint
     """Highest f1; the higher score when two are equal."""
     best_by_class: tuple[OperatingPoint | None, ...]
-    """By position in `LabelPlan.classes`, counting that class alone; None for a class without a prediction."""
+    """By position in `LabelPlan.classes`, counting that class alone; None for a class that is never predicted, or that no ground truth has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ def _thinned(num_pred: Ints, *, best: int) -> Ints:
 
 def _best_of_groups(points: _Points, *, num_groups: int) -> tuple[OperatingPoint | None, ...]:
     order = np.lexsort((-points.score, -points.f1, points.group))
+    order = order[points.num_gt[order] > 0]
     groups, first = np.unique(points.group[order], return_index=True)
     best: list[OperatingPoint | None] = [None] * num_groups
     for group, place in zip(groups.tolist(), order[first].tolist(), strict=True):

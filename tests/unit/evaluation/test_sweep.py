@@ -117,7 +117,7 @@ def test_equal_scores_make_one_threshold(record: Any) -> None:
     assert (sweep.scores.tolist(), sweep.num_pred.tolist(), sweep.precision.tolist(), sweep.recall.tolist()) == ([0.5], [3], [1 / 3], [1.0])
 
 
-def test_a_class_that_is_never_predicted_has_no_best_point(record: Any) -> None:
-    cat, dog = ({"bbox_2d": [0, 0, 9, 9], "desc": name} for name in ("cat", "dog"))
-    sweep = _sweep([record([cat, dog], [{**cat, "score": 0.5}])])
-    assert [point is None for point in sweep.best_by_class] == [False, True]
+def test_a_class_that_one_side_lacks_has_no_best_point(record: Any) -> None:
+    cat, dog, cow = ({"bbox_2d": [0, 0, 9, 9], "desc": name, "score": 0.5} for name in ("cat", "dog", "cow"))
+    sweep = _sweep([record([cat, dog], [cat, cow])])
+    assert [point is None for point in sweep.best_by_class] == [False, True, True]
