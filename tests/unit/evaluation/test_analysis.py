@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coordexp.evaluation.analysis import analysis_metrics
 from coordexp.evaluation.error_types import ErrorType
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 
+GUIDE = Path(__file__, "../../../../docs/eval/README.md").resolve()
 CAT = {"bbox_2d": [0, 0, 40, 40], "desc": "cat", "score": 0.5}
 DOG = {"bbox_2d": [50, 0, 90, 40], "desc": "dog", "score": 0.7}
 
@@ -69,3 +72,29 @@ def test_the_analysis_is_the_same_whatever_the_order_of_lines(make_scenes: Any) 
     assert first.sweep.best == second.sweep.best
     assert sorted(first.confusion.count.tolist()) == sorted(second.confusion.count.tolist())
     assert first.health.pred_objects == second.health.pred_objects
+
+
+def _assert_holds(whole: Any, part: Any) -> None:
+    """Every key of `part` is in `whole`, with the same value."""
+    if not isinstance(part, dict):
+        assert whole == pytest.approx(part) if isinstance(part, float) else whole == part
+        return
+    for key, value in part.items():
+        _assert_holds(whole[key], value)
+
+
+def test_the_example_of_the_guide_is_what_comes_out(tmp_path: Path) -> None:
+    _, _, section = GUIDE.read_text().partition("## Analysis\n")
+    lines, expected = re.findall(r"```json\n(.*?)```", section, flags=re.DOTALL)[:2]
+    (tmp_path / "lines.jsonl").write_text(lines)
+    result = evaluate(tmp_path / "lines.jsonl")
+    result.save(tmp_path / "out")
+    _assert_holds(_read(tmp_path / "out" / "analysis.json"), json.loads(expected))
+
+
+def test_the_guide_names_every_headline_key(make_scenes: Any) -> None:
+    analysis = evaluate([{**record, "finish_reason": "stop"} for record in make_scenes(5, seed=1)]).analysis
+    _, _, section = GUIDE.read_text().partition("## Analysis\n")
+    names = {re.sub(r"errors/.*_delta_f1", "errors/<type>_delta_f1", key).removeprefix("health/") for key in analysis_metrics(analysis)}
+    assert len(names) == 14
+    assert [name for name in names if name not in section] == []
