@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import TYPE_CHECKING
 
-import coordexp
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS
 from coordexp.evaluation.result import EvaluationResult
-from coordexp.types.errors import BackendError, DataError
+from coordexp.types.errors import DataError
 from coordexp.viz.gallery import Card
+from coordexp.viz.page import asset, page_environment, script_hash
 from coordexp.viz.report_data import breakdown, build_tiles, class_rows, run_facts, threshold_chart
 from coordexp.viz.run_files import RunFiles
 from coordexp.viz.training_log import Chart
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-_TEMPLATES = "templates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +34,15 @@ def render_report(
     """
     old = before.result if before is not None else None
     det, old_det = run.result.det, old.det if old is not None else None
-    script = _asset("report.js")
+    script = asset("report.js")
     return (
-        _environment()
+        page_environment()
         .get_template("report.html.j2")
         .render(
             title=title or run.name,
-            version=coordexp.__version__,
-            style=_asset("report.css"),
+            style=asset("report.css"),
             script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            script_hash=script_hash(script),
             run=run,
             before=before,
             result=run.result,
@@ -99,32 +89,3 @@ def _notices(run: ReportRun, before: ReportRun | None, cards: Sequence[Card]) ->
     if unreadable:
         notices.append(f"{unreadable} of the {len(cards)} images in the gallery could not be read; their boxes are drawn on an empty ground.")
     return [*notices, *run.result.warnings]
-
-
-def _asset(name: str) -> str:
-    return resources.files("coordexp.viz").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
-
-
-def _environment() -> Environment:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise BackendError("jinja2 is not installed", where="report", fix="pip install 'coordexp[report]'") from error
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("coordexp.viz", _TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["signed"] = _signed
-    environment.filters["trend"] = _trend
-    return environment
-
-
-def _signed(value: float) -> str:
-    """Example: `+0.123`, `−0.050` with a true minus sign."""
-    text = f"{value:+.3f}"
-    return "±0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
-
-
-def _trend(value: float) -> str:
-    """The style class of a change."""
-    rounded = round(value, 3)
-    return "up" if rounded > 0 else "down" if rounded < 0 else "same"
