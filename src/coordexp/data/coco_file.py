@@ -87,11 +87,16 @@ def _decode(path: Path) -> _Document:
         what = "the COCO file does not exist" if isinstance(error, FileNotFoundError) else f"the COCO file cannot be read ({error.strerror})"
         raise DataError(what, where=str(path), fix="check the path") from error
     except msgspec.ValidationError as error:
-        what, _, place = str(error).partition(" - at `$")
-        where = f"{path}: {place.rstrip('`').lstrip('.')}".rstrip(": ")
-        raise DataError(_plain(what), where=where, fix="a COCO instances file has images, annotations and categories") from error
+        raise schema_problem(path, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not JSON in UTF-8 ({error})", where=str(path), fix="a COCO instances file is one JSON object") from error
+
+
+def schema_problem(path: Path, error: msgspec.ValidationError) -> DataError:
+    """The sentence for a file that is JSON but no COCO instances file: which place, what is wrong with it."""
+    what, _, place = str(error).partition(" - at `$")
+    where = f"{path}: {place.rstrip('`').lstrip('.')}".rstrip(": ")
+    return DataError(_plain(what), where=where, fix="a COCO instances file has images, annotations and categories")
 
 
 def _plain(what: str) -> str:

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from coordexp.evaluation.coco_source import CocoSource, Rle
+
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -80,21 +82,43 @@ class ObjectTable:
     """[N]; NaN where the record has none."""
     polygons: Mapping[int, Floats] = field(default_factory=dict[int, Floats])
     """Row → flat ring x1,y1,x2,y2,… in pixels. Rows that are boxes are absent."""
+    masks: Mapping[int, Rle] = field(default_factory=dict[int, Rle])
+    """Row → pixel mask, where a COCO file gives one."""
+    given_areas: Floats | None = None
+    """[N] areas that a COCO file gives; None: those of the boxes."""
+    outlines: dict[int, Rle] = field(default_factory=dict[int, Rle], repr=False, compare=False)
+    """Row → polygon or box as pixels: filled by whoever needs one, so that each is rasterized once."""
 
     def __len__(self) -> int:
         return int(self.image.shape[0])
 
     @property
     def areas(self) -> Floats:
-        """[N] box areas in square pixels."""
+        """[N] in square pixels: as the file gives them, else of the boxes."""
+        if self.given_areas is not None:
+            return self.given_areas
         return (self.boxes[:, 2] - self.boxes[:, 0]) * (self.boxes[:, 3] - self.boxes[:, 1])
 
     def is_polygon(self) -> Bools:
-        """[N]"""
+        """[N] whether the object is more than a box: a polygon, or a mask."""
         marks = np.zeros(len(self), dtype=np.bool_)
-        if self.polygons:
-            marks[np.fromiter(self.polygons, dtype=np.int64, count=len(self.polygons))] = True
+        for rows in (self.polygons, self.masks):
+            marks[np.fromiter(rows, dtype=np.int64, count=len(rows))] = True
         return marks
+
+    def take(self, rows: Ints) -> ObjectTable:
+        """The rows [M], rising, as a table of their own."""
+        new_of: dict[int, int] = {row: new for new, row in enumerate(rows.tolist())}
+        return ObjectTable(
+            image=self.image[rows],
+            index=self.index[rows],
+            desc=self.desc[rows],
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            polygons={new_of[row]: ring for row, ring in self.polygons.items() if row in new_of},
+            masks={new_of[row]: mask for row, mask in self.masks.items() if row in new_of},
+            given_areas=None if self.given_areas is None else self.given_areas[rows],
+        )
 
     def ranges(self, num_images: int) -> Ints:
         """[num_images + 1]: the rows of image i are `ranges[i]:ranges[i + 1]`."""
@@ -114,6 +138,8 @@ class EvaluationSet:
     """The names of `COUNTERS`."""
     warnings: tuple[str, ...] = ()
     pixel_mode: str = "int"
+    coco: CocoSource | None = None
+    """What the COCO files say beyond this; None when the set came from records."""
 
 
 class TableBuilder:

@@ -19,6 +19,9 @@ from coordexp.evaluation.columns import EvaluationSet
 from coordexp.evaluation.error_types import BACKGROUND_IOU
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS, det_metrics, f1_det
 from coordexp.evaluation.f1ish import DEFAULT_THRESHOLDS, F1ishResult, PredScope, f1ish, f1ish_metrics
+from coordexp.evaluation.federation import ApProtocol
+from coordexp.evaluation.foreign import label_by_file, read_coco_pair
+from coordexp.evaluation.ignored import leave_out_ignored
 from coordexp.evaluation.ingest import PixelMode, ingest_file, ingest_records
 from coordexp.evaluation.labels import LabelOutcome, LabelPlan, apply_label_rule
 from coordexp.evaluation.overlaps import Overlaps, find_overlaps
@@ -47,6 +50,8 @@ class EvalSettings:
     """Segmentation AP too, when predictions have polygons."""
     iou_thrs: tuple[float, ...] | None = None
     """Of the COCO part; None: 0.50:0.05:0.95."""
+    protocol: ApProtocol = "auto"
+    """Rules of COCO files: of COCO, of LVIS, or as the instances file allows."""
     strict_parse: bool = False
     semantic_threshold: float = 0.6
     """Cosine from which on the semantic label rule, that of an evaluation with an encoder, calls two names near."""
@@ -85,12 +90,30 @@ def evaluate(
     return replace(result, source=source) if isinstance(source, Path) else result
 
 
+def evaluate_coco(coco_gt: Path, coco_preds: Path, *, settings: EvalSettings | None = None, progress: Progress | None = None) -> EvaluationResult:
+    """Evaluate a COCO results file against its instances file. Categories are matched by their ids, so no label rule applies.
+
+    Raises:
+        DataError: a file cannot be read or is of another kind, nothing in it can be used, or (`strict_parse`) an entry cannot.
+    """
+    settings, progress = settings or EvalSettings(), progress or NoProgress()
+    progress.say(f"reading {coco_gt.name} and {coco_preds.name}")
+    data = read_coco_pair(coco_gt, coco_preds, protocol=settings.protocol, strict=settings.strict_parse, with_masks=settings.with_segm)
+    return replace(evaluate_set(data, settings=settings, progress=progress), source=coco_preds)
+
+
 def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEncoder | None = None, progress: Progress | None = None) -> EvaluationResult:
     """The same on columns that were read before."""
     progress = progress or NoProgress()
-    outcome = apply_label_rule(data, encoder=encoder, threshold=settings.semantic_threshold, progress=progress)
+    if data.coco is None:
+        outcome = apply_label_rule(data, encoder=encoder, threshold=settings.semantic_threshold, progress=progress)
+    else:
+        outcome = label_by_file(data)
     labels = outcome.plan
     scores = plan_scores(data, labels, mode=settings.score_mode)
+    if data.coco is not None:
+        data, labels, scores = leave_out_ignored(data, labels, scores)
+        outcome = replace(outcome, plan=labels)
     progress.say(f"matching {len(data.pred)} predictions with {len(data.gt)} ground truths in {len(data.images)} images")
     overlaps = find_overlaps(data, minimum=min(BACKGROUND_IOU, *settings.f1ish_iou_thrs))
     det = f1_det(data, labels, overlaps)
@@ -107,7 +130,7 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEn
     result = EvaluationResult(
         metrics=metrics,
         counters={**data.counters, **labels.counters, "semantic_report_failed": int(report is not None and not report.is_complete)},
-        protocol=_protocol(settings, scores, outcome.similarity),
+        protocol=_protocol(data, settings, scores, outcome.similarity),
         det=det,
         per_class=class_rows(labels, det, category_ap),
         category_ap=category_ap,
@@ -143,14 +166,15 @@ def _f1ish_part(data: EvaluationSet, outcome: LabelOutcome, overlaps: Overlaps, 
     return f1ish(data, outcome.plan, overlaps, similarity=outcome.similarity, thresholds=settings.f1ish_iou_thrs, scope=settings.f1ish_pred_scope)
 
 
-def _protocol(settings: EvalSettings, scores: ScorePlan, similarity: LabelSimilarity) -> EvalProtocol:
+def _protocol(data: EvaluationSet, settings: EvalSettings, scores: ScorePlan, similarity: LabelSimilarity) -> EvalProtocol:
     return EvalProtocol(
         prompt=settings.prompt,
         label_rule=similarity.rule,
         label_threshold=similarity.threshold,
         label_encoder=similarity.encoder_name,
         pred_scope="all",
-        pixel_mode=settings.pixel_mode,
+        pixel_mode=data.pixel_mode,
         score_mode=scores.mode,
         iou_thrs=settings.iou_thrs or IOU_THRESHOLDS,
+        ap_rules="coco" if data.coco is None or data.coco.federation is None else "lvis",
     )

@@ -51,17 +51,18 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
         value = _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
-            value = _without_surrogates(json.loads(line))
+            value = without_surrogates(json.loads(line))
         except (ValueError, RecursionError):
             return None
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
-def _without_surrogates(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
+    """Half characters, which JSON may spell and UTF-8 cannot hold, replaced in all texts of a JSON value."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_without_surrogates(item) for item in cast("list[Any]", value)]
+        return [without_surrogates(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in cast("dict[str, Any]", value).items()}
+        return {without_surrogates(key): without_surrogates(item) for key, item in cast("dict[str, Any]", value).items()}
     return value

@@ -36,7 +36,7 @@ class Overlaps:
 def find_overlaps(data: EvaluationSet, *, minimum: float) -> Overlaps:
     """All pairs inside an image with IoU >= minimum > 0, of any classes. Mask IoU where either side is a polygon, else box IoU."""
     gt_ranges, pred_ranges = data.gt.ranges(len(data.images)), data.pred.ranges(len(data.images))
-    has_polygons = bool(data.gt.polygons or data.pred.polygons)
+    has_polygons = bool(data.gt.is_polygon().any() or data.pred.is_polygon().any())
     parts: list[Overlaps] = []
     for pred, gt in pairs_in_image(data):
         iou = box_iou_of_pairs(data.pred.boxes[pred], data.gt.boxes[gt])
@@ -73,13 +73,26 @@ def match_greedily(overlaps: Overlaps, *, num_pred: int, num_gt: int) -> Overlap
 
 
 def box_iou_of_pairs(a: Floats, b: Floats) -> Floats:
-    """[K] IoU of the K pairs (a[i], b[i]); xyxy boxes [K, 4] of positive area."""
-    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
-    sides = np.clip(high - low, 0.0, None)
-    common = sides[:, 0] * sides[:, 1]
-    area_a = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1])
-    area_b = (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
-    return common / (area_a + area_b - common)
+    """[K] IoU of the K pairs (a[i], b[i]); xyxy boxes [K, 4]. 0 where they share no area."""
+    common = _common_areas(a, b)
+    union = _areas(a) + _areas(b) - common
+    return np.divide(common, union, out=np.zeros(len(common)), where=common > 0)
+
+
+def box_share_of_pairs(a: Floats, b: Floats) -> Floats:
+    """[K] share of the area of a[i] that lies in b[i]; 0 where they share none."""
+    common = _common_areas(a, b)
+    return np.divide(common, _areas(a), out=np.zeros(len(common)), where=common > 0)
+
+
+def _common_areas(a: Floats, b: Floats) -> Floats:
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    np.maximum(sides, 0.0, out=sides)
+    return sides[:, 0] * sides[:, 1]
+
+
+def _areas(boxes: Floats) -> Floats:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def _chunks(num_pairs: Ints) -> Iterator[tuple[int, int]]:
