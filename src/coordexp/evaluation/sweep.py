@@ -77,9 +77,12 @@ class _Points:
     def recall(self) -> Floats:
         return np.where(self.num_gt > 0, self.tp / np.maximum(self.num_gt, 1), 1.0)
 
-    def at(self, place: int) -> OperatingPoint:
-        numbers = (float(values[place]) for values in (self.score, self.precision, self.recall, self.f1))
-        return OperatingPoint(*numbers, num_pred=int(self.num_pred[place]))
+    def take(self, places: Ints) -> _Points:
+        return _Points(self.group[places], self.score[places], self.tp[places], self.num_pred[places], self.num_gt[places])
+
+    def listed(self) -> list[OperatingPoint]:
+        columns = (self.score, self.precision, self.recall, self.f1, self.num_pred)
+        return [OperatingPoint(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def confidence_sweep(labels: LabelPlan, overlaps: Overlaps, scores: Floats) -> ConfidenceSweep:
@@ -89,15 +92,15 @@ def confidence_sweep(labels: LabelPlan, overlaps: Overlaps, scores: Floats) -> C
     total = _points(np.zeros(len(scores), np.int64), scores, adds_match, num_gt=np.array([len(labels.gt_class)]))
     by_class = _points(labels.pred_class, scores, adds_match, num_gt=np.bincount(labels.gt_class, minlength=len(labels.classes)))
     best = int(np.argmax(total.f1))
-    kept = _thinned(total.num_pred, best=best)[::-1]
+    kept = total.take(_thinned(total.num_pred, best=best)[::-1])
     return ConfidenceSweep(
         iou=SWEEP_IOU,
-        scores=total.score[kept],
-        precision=total.precision[kept],
-        recall=total.recall[kept],
-        f1=total.f1[kept],
-        num_pred=total.num_pred[kept],
-        best=total.at(best),
+        scores=kept.score,
+        precision=kept.precision,
+        recall=kept.recall,
+        f1=kept.f1,
+        num_pred=kept.num_pred,
+        best=total.take(np.array([best])).listed()[0],
         best_by_class=_best_of_groups(by_class, num_groups=len(labels.classes)),
     )
 
@@ -150,6 +153,6 @@ def _best_of_groups(points: _Points, *, num_groups: int) -> tuple[OperatingPoint
     order = order[points.num_gt[order] > 0]
     groups, first = np.unique(points.group[order], return_index=True)
     best: list[OperatingPoint | None] = [None] * num_groups
-    for group, place in zip(groups.tolist(), order[first].tolist(), strict=True):
-        best[group] = points.at(place)
+    for group, point in zip(groups.tolist(), points.take(order[first]).listed(), strict=True):
+        best[group] = point
     return tuple(best)
