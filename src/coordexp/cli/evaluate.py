@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from coordexp.cli import compare
 from coordexp.cli.flags import overrides_of
 from coordexp.types.errors import ConfigError
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     cls=EvalGroup, invoke_without_command=True, rich_markup_mode=None, subcommand_metavar="[COMMAND]", short_help="Measure detections: COCO AP, F1, per class."
 )
 """Evaluates by itself; sub-commands work on what was evaluated."""
+app.command("compare", short_help="What changed between two runs on the same images.")(compare.compare)
 
 
 def join_lists(args: list[str]) -> list[str]:

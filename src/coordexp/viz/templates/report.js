@@ -84,7 +84,8 @@
     document.getElementById("shown").textContent = `${count} ${count === 1 ? "image" : "images"}`;
   };
   const applyOrder = () => {
-    const compare = orders[document.getElementById("order").value];
+    const name = document.getElementById("order").value;
+    const compare = orders[name] ?? ((a, b) => b.dataset[name] - a.dataset[name]);
     holder.append(...cards.sort((a, b) => compare(a, b) || a.dataset.place - b.dataset.place));
   };
   for (const box of all("[data-toggle]", gallery)) box.addEventListener("change", applyToggles);

@@ -1,0 +1,63 @@
+"""Reads back what the folder of an evaluation says about itself: which predictions it measured, under which rules."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+from coordexp.evaluation.protocol import EvalProtocol
+from coordexp.types.errors import DataError
+
+_FIX = "give the folder of an inference run, or its gt_vs_pred.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedEvaluation:
+    """Example: `read_saved(Path("output/run/eval")).predictions` is `/data/output/run/gt_vs_pred.jsonl`."""
+
+    predictions: Path
+    protocol: EvalProtocol
+
+
+def is_saved_evaluation(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file()
+
+
+def read_saved(folder: Path) -> SavedEvaluation:
+    """What `metrics.json` in `folder` records.
+
+    Raises:
+        DataError: it cannot be read, does not record what is needed, or the predictions are gone.
+    """
+    path = folder / "metrics.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"not readable as JSON ({error})", where=str(path), fix=_FIX) from error
+    recorded = cast("dict[str, Any]", values) if isinstance(values, dict) else dict[str, Any]()
+    name = recorded.get("predictions")
+    if not isinstance(name, str):
+        raise DataError("does not record which predictions it measured", where=str(path), fix=_FIX)
+    return SavedEvaluation(_find(Path(name), folder), _protocol(recorded.get("protocol"), path))
+
+
+def _find(recorded: Path, folder: Path) -> Path:
+    """Where it was, or beside the folder when the run was moved as a whole."""
+    for path in (recorded, folder.absolute().parent / recorded.name):
+        if path.is_file():
+            return path
+    raise DataError(f"the predictions {recorded} are not there", where=str(folder), fix=_FIX)
+
+
+def _protocol(values: object, path: Path) -> EvalProtocol:
+    names = {field.name for field in fields(EvalProtocol)}
+    given = cast("dict[str, Any]", values) if isinstance(values, dict) else dict[str, Any]()
+    known = {key: value for key, value in given.items() if key in names}
+    if isinstance(known.get("iou_thrs"), list):
+        known["iou_thrs"] = tuple(known["iou_thrs"])
+    try:
+        return EvalProtocol(**known)
+    except TypeError as error:
+        raise DataError("does not record the rules of the evaluation", where=str(path), fix="evaluate the predictions again") from error

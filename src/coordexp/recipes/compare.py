@@ -1,0 +1,103 @@
+"""`coordexp eval compare`: two runs on the same images in, compare.json and compare.html out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coordexp.config.compare import CompareConfig
+from coordexp.evaluation.comparable import check_same_data
+from coordexp.evaluation.compare import Comparison, changed_images, compare
+from coordexp.evaluation.comparison_summary import comparison_summary
+from coordexp.evaluation.evaluate import evaluate
+from coordexp.evaluation.f1_det import IOU_THRESHOLDS
+from coordexp.evaluation.result import EvaluationResult
+from coordexp.evaluation.saved import is_saved_evaluation, read_saved
+from coordexp.recipes.evaluate import evaluation_settings, label_encoder
+from coordexp.types.errors import DataError
+from coordexp.types.files import replace_owned, write_text
+from coordexp.types.progress import NoProgress, Progress
+from coordexp.viz.compare_page import render_comparison
+from coordexp.viz.gallery import Card, build_cards
+from coordexp.viz.images import choose_image_root
+from coordexp.viz.run_files import PREDICTIONS, RunFiles
+
+_OWN = frozenset({"compare.json", "compare.html"})
+
+
+def run_compare(config: CompareConfig, *, progress: Progress | None = None) -> tuple[Comparison, Path]:
+    """Compare run B with run A and write the results; returns them and their folder.
+
+    Raises:
+        UserError: a run cannot be read, the runs hold different images or ground truth, no image can be read, or the folder cannot be written.
+    """
+    progress = progress or NoProgress()
+    run_a, run_b = _open(config.a), _open(config.b)
+    names = distinct_names(run_a.files.predictions, run_b.files.predictions)
+    a, b = (_evaluate(run, config, progress=progress) for run in (run_a, run_b))
+    check_same_data(a, b, names=names)
+    cards = _cards(a, b, run_b.files, config, progress=progress)  # before the long part: pictures that cannot be read are said at once
+    comparison = compare(a, b, num_resamples=config.bootstrap, seed=config.bootstrap_seed, names=names, progress=progress)
+    folder = config.out_dir or run_b.files.predictions.parent / f"compare_with_{names[0].replace('/', '_')}"
+    with replace_owned(folder, is_owned=_OWN.__contains__) as new:
+        write_text(new / "compare.json", msgspec.json.format(msgspec.json.encode(comparison_summary(comparison)), indent=2).decode() + "\n")
+        write_text(new / "compare.html", render_comparison(comparison, (run_a.files, run_b.files), cards=cards))
+    for warning in comparison.warnings:
+        progress.say(f"warning: {warning}")
+    for letter, result in (("A", a), ("B", b)):
+        for warning in result.warnings:
+            progress.say(f"warning: {letter}: {warning}")
+    return comparison, folder
+
+
+def distinct_names(a: Path, b: Path) -> tuple[str, str]:
+    """The shortest ends of the two folders that differ; the names of the files when the folder is the same.
+
+    Example: `output/x/infer/gt_vs_pred.jsonl`, `output/y/infer/gt_vs_pred.jsonl` → `("x/infer", "y/infer")`
+    """
+    parts_a, parts_b = a.resolve().parent.parts, b.resolve().parent.parts
+    if parts_a == parts_b:
+        return (a.stem, b.stem) if a.stem != b.stem else (f"{a.parent.resolve().name} (A)", f"{b.parent.resolve().name} (B)")
+    length = next(count for count in range(1, max(len(parts_a), len(parts_b)) + 1) if parts_a[-count:] != parts_b[-count:])
+    return "/".join(parts_a[-length:]).lstrip("/"), "/".join(parts_b[-length:]).lstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    files: RunFiles
+    rules: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Settings that the folder of an evaluation records."""
+
+
+def _open(path: Path) -> _Run:
+    if (path / PREDICTIONS).is_file() or not is_saved_evaluation(path):
+        return _Run(RunFiles.of(path))
+    saved = read_saved(path)
+    protocol = saved.protocol
+    rules: dict[str, Any] = {"pixel_mode": protocol.pixel_mode, "score_mode": protocol.score_mode, "label_match": protocol.label_rule}
+    if protocol.iou_thrs != IOU_THRESHOLDS:
+        rules["iou_thrs"] = protocol.iou_thrs
+    if protocol.label_threshold is not None:
+        rules["semantic_threshold"] = protocol.label_threshold
+    return _Run(RunFiles.beside(saved.predictions), rules)
+
+
+def _evaluate(run: _Run, config: CompareConfig, *, progress: Progress) -> EvaluationResult:
+    """Flags win over the rules of the folder, and those over the defaults."""
+    section = config.model_copy(update={name: value for name, value in run.rules.items() if name not in config.model_fields_set})
+    settings = replace(evaluation_settings(section, prompt=run.files.prompt), with_f1ish=False, bootstrap=0)
+    return evaluate(run.files.predictions, settings=settings, encoder=label_encoder(section), progress=progress)
+
+
+def _cards(a: EvaluationResult, b: EvaluationResult, files: RunFiles, config: CompareConfig, *, progress: Progress) -> list[Card]:
+    places = [change.place for change in changed_images(a, b)[: config.max_images]]
+    if not places:
+        return []
+    try:
+        root = choose_image_root(files.predictions, asked=config.root_image_dir, recorded=files.image_root)
+        return build_cards([("A", a), ("B", b)], places, root=root, progress=progress)
+    except DataError as error:
+        raise DataError(error.what, where=error.where, fix=f"{error.fix}, or leave them out with --max-images 0") from error
