@@ -6,7 +6,7 @@ Example: `compare(before, after).metrics["f1_det@0.50"]` is `Change(a=0.41, b=0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,10 @@ from coordexp.evaluation.bootstrap import FEW_IMAGES, ap_statistics, det_statist
 from coordexp.evaluation.coco import UNDEFINED
 from coordexp.evaluation.columns import Bools, Floats, Ints
 from coordexp.evaluation.comparable import check_same_data, rule_differences
-from coordexp.evaluation.f1_det import DetCounts, object_groups
-from coordexp.evaluation.image_counts import DetCountTable
+from coordexp.evaluation.f1_det import DetCounts
 from coordexp.evaluation.resampling import DEFAULT_SEED, Resampling, Statistic, percentile_interval, resample
 from coordexp.evaluation.result import EvaluationResult
-from coordexp.semantics.normalize import normalize_label
+from coordexp.evaluation.run_groups import GroupStatistic, RunGroup, run_groups
 from coordexp.types.progress import Progress
 
 
@@ -121,8 +120,8 @@ def compare(
     """
     check_same_data(a, b, names=names)
     resampling = Resampling(len(a.data.images), num_resamples if a.data.images else 0, seed)
-    groups_a, groups_b = _groups(a), _groups(b)
-    drawn_a, drawn_b = _draw(a, b, groups_a, groups_b, resampling, progress) if resampling.num_resamples else ({}, {})
+    groups_a, groups_b = run_groups(a), run_groups(b)
+    drawn_a, drawn_b = _draw([(a, groups_a), (b, groups_b)], resampling, progress) if resampling.num_resamples else ({}, {})
 
     def change(key: str, value_a: float, value_b: float) -> Change:
         return _change(value_a, value_b, drawn_a.get(key), drawn_b.get(key))
@@ -179,58 +178,11 @@ def _is_share(key: str) -> bool:
     return is_det or key == "mean_matched_iou" or key.startswith(("bbox_AP", "segm_AP"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """A group of one run that has ground truth."""
-
-    family: str
-    name: str
-    counts: DetCounts
-    images: Ints
-    """[N] positions of the images in which it has an object."""
-    by_image: Floats
-    """[N, T + 3] as in `DetCountTable`."""
-
-    @property
-    def key(self) -> str:
-        """The same in both runs."""
-        return f"{self.family} {normalize_label(self.name) if self.family == 'class' else self.name}"
-
-
-def _groups(result: EvaluationResult) -> dict[str, _Group]:
-    """By key."""
-    det = result.det
-    counts_of = {"class": dict(zip(result.labels.classes, det.by_class, strict=True)), "size": det.by_size, "num_objects": det.by_num_objects}
-    found: list[_Group] = []
-    for family, partition in object_groups(result.data, result.labels, det.matches).items():
-        if family in counts_of:
-            table = DetCountTable.of(result.data, det.matches, partition)
-            rows = zip(partition.names, table.images, table.counts, strict=True)
-            found += [_Group(family, name, counts_of[family][name], images, by_image) for name, images, by_image in rows if name in counts_of[family]]
-    return {group.key: group for group in found if group.counts.num_gt}
-
-
-@dataclass(frozen=True, slots=True)
-class _GroupStatistic:
-    groups: Mapping[str, _Group]
-
-    def __call__(self, weights: Floats) -> dict[str, Floats]:
-        table = DetCountTable(tuple(group.images for group in self.groups.values()), tuple(group.by_image for group in self.groups.values()))
-        values: dict[str, Floats] = {}
-        for key, sums in zip(self.groups, table.sums(weights), strict=True):
-            values |= {f"{key} f1": sums.f1(0.5), f"{key} miou": sums.f1_miou}
-        return values
-
-
-def _draw(
-    a: EvaluationResult, b: EvaluationResult, groups_a: Mapping[str, _Group], groups_b: Mapping[str, _Group], resampling: Resampling, progress: Progress | None
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """For each run: key → [R], from the same resamples."""
-    of_a: list[Statistic] = [det_statistic(a), _GroupStatistic(groups_a), *ap_statistics(a, progress=progress)]
-    of_b: list[Statistic] = [det_statistic(b), _GroupStatistic(groups_b), *ap_statistics(b, progress=progress)]
-    drawn = resample([*of_a, *of_b], resampling, progress=progress)
-    first, second = drawn[: len(of_a)], drawn[len(of_a) :]
-    return {key: values for part in first for key, values in part.items()}, {key: values for part in second for key, values in part.items()}
+def _draw(runs: Sequence[tuple[EvaluationResult, Mapping[str, RunGroup]]], resampling: Resampling, progress: Progress | None) -> list[dict[str, Floats]]:
+    """For each run: key → [R]; the resamples are the same for all."""
+    statistics: list[list[Statistic]] = [[det_statistic(result), GroupStatistic(groups), *ap_statistics(result, progress=progress)] for result, groups in runs]
+    drawn = iter(resample([item for of_run in statistics for item in of_run], resampling, progress=progress))
+    return [{key: values for _ in of_run for key, values in next(drawn).items()} for of_run in statistics]
 
 
 def changed_images(a: EvaluationResult, b: EvaluationResult) -> tuple[ImageChange, ...]:
