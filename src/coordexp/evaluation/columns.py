@@ -143,9 +143,10 @@ class EvaluationSet:
 
 
 class TableBuilder:
-    """Collects one `ObjectTable`. Values go into compact arrays at once, so memory is a few dozen bytes an object."""
+    """Collects one `ObjectTable`, object by object or as whole tables. Memory is a few dozen bytes an object."""
 
     def __init__(self) -> None:
+        self._tables: list[ObjectTable] = []
         self._image = array("q")
         self._index = array("q")
         self._desc = array("q")
@@ -162,8 +163,12 @@ class TableBuilder:
         self._boxes.extend(box)
         self._scores.append(score)
 
+    def extend(self, table: ObjectTable) -> None:
+        """All rows of a table. Those of one image come together, or object by object."""
+        self._tables.append(table)
+
     def build(self) -> ObjectTable:
-        return ObjectTable(
+        single = ObjectTable(
             image=_column(self._image, np.int64),
             index=_column(self._index, np.int64),
             desc=_column(self._desc, np.int64),
@@ -171,6 +176,23 @@ class TableBuilder:
             scores=_column(self._scores, np.float64),
             polygons=self._polygons,
         )
+        return _in_image_order([*self._tables, single])
+
+
+def _in_image_order(tables: Sequence[ObjectTable]) -> ObjectTable:
+    """All rows as one table; rows of an image keep their order."""
+    starts = np.cumsum([0, *map(len, tables)])
+    images = np.concatenate([table.image for table in tables])
+    order = np.argsort(images, kind="stable")
+    place_of: list[int] = np.argsort(order, kind="stable").tolist()
+    return ObjectTable(
+        image=images[order],
+        index=np.concatenate([table.index for table in tables])[order],
+        desc=np.concatenate([table.desc for table in tables])[order],
+        boxes=np.concatenate([table.boxes for table in tables])[order],
+        scores=np.concatenate([table.scores for table in tables])[order],
+        polygons={place_of[int(start) + row]: ring for start, table in zip(starts, tables, strict=False) for row, ring in table.polygons.items()},
+    )
 
 
 def _column(values: array[Any], dtype: type[Any]) -> npt.NDArray[Any]:

@@ -105,10 +105,7 @@ def evaluate_coco(coco_gt: Path, coco_preds: Path, *, settings: EvalSettings | N
 def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEncoder | None = None, progress: Progress | None = None) -> EvaluationResult:
     """The same on columns that were read before."""
     progress = progress or NoProgress()
-    if data.coco is None:
-        outcome = apply_label_rule(data, encoder=encoder, threshold=settings.semantic_threshold, progress=progress)
-    else:
-        outcome = label_by_file(data)
+    outcome = _label(data, settings, encoder, progress)
     labels = outcome.plan
     scores = plan_scores(data, labels, mode=settings.score_mode)
     if data.coco is not None:
@@ -144,6 +141,12 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEn
         semantic_report=report,
     )
     return _with_intervals(result, settings, progress) if settings.bootstrap else result
+
+
+def _label(data: EvaluationSet, settings: EvalSettings, encoder: TextEncoder | None, progress: Progress) -> LabelOutcome:
+    if data.coco is not None:
+        return label_by_file(data)
+    return apply_label_rule(data, encoder=encoder, threshold=settings.semantic_threshold, progress=progress)
 
 
 def _with_intervals(result: EvaluationResult, settings: EvalSettings, progress: Progress) -> EvaluationResult:

@@ -76,8 +76,9 @@ def _report_bad(path: Path, kind: str, side: SideRows, *, strict: bool) -> list[
     by_reason: dict[str, list[BadEntry]] = {}
     for entry in side.bad:
         by_reason.setdefault(entry.reason, []).append(entry)
+    total = len(side.bad) + len(side.objects)
     return [
-        f"{path.name}: {len(found)} of {len(side.bad) + len(side.objects)} {kind} left out for their {reason} (the first: {kind}[{found[0].index}]: {found[0].what})"
+        f"{path.name}: {len(found)} of {total} {kind} left out for their {reason} (the first: {kind}[{found[0].index}]: {found[0].what})"
         for reason, found in by_reason.items()
     ]
 

@@ -24,6 +24,22 @@ def iter_lines(path: Path, *, on_bad: Callable[[int], None] | None) -> Iterator[
     Raises:
         DataError: the file cannot be read, or (strict) a line is not a JSON object.
     """
+    for number, line in iter_raw_lines(path):
+        record = decode_line(line)
+        if record is not None:
+            yield number, record
+        elif on_bad is not None:
+            on_bad(number)
+        else:
+            raise bad_line(path, number, line)
+
+
+def iter_raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line) of every line that is not blank.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     try:
         stream = path.open("rb")
     except OSError as error:
@@ -31,18 +47,14 @@ def iter_lines(path: Path, *, on_bad: Callable[[int], None] | None) -> Iterator[
     with stream:
         for number, line in enumerate(stream, start=1):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not text.strip():
-                continue
-            record = decode_line(text)
-            if record is not None:
-                yield number, record
-            elif on_bad is not None:
-                on_bad(number)
-            else:
-                snippet = text.decode("utf-8", "replace").strip()[:_SNIPPET]
-                raise DataError(
-                    f"not a JSON object: {snippet!r}", where=f"{path}:{number}", fix="repair the line, or leave out --strict-parse to skip and count it"
-                )
+            if text.strip():
+                yield number, text
+
+
+def bad_line(path: Path, number: int, line: bytes) -> DataError:
+    """The sentence for a line that is not a JSON object."""
+    snippet = line.decode("utf-8", "replace").strip()[:_SNIPPET]
+    return DataError(f"not a JSON object: {snippet!r}", where=f"{path}:{number}", fix="repair the line, or leave out --strict-parse to skip and count it")
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:

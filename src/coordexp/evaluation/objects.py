@@ -15,6 +15,9 @@ from coordexp.geometry.polygons import ring_to_box
 
 KINDS = ("bbox_2d", "poly")
 
+MAX_SIDE = 1_000_000
+"""Pixels. A record with a longer side is no image, and its masks would not fit into memory."""
+
 _TOKEN_LIKE = re.compile(r"<\|coord_-?\d+\|>")
 
 

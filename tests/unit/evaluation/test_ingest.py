@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -166,3 +167,40 @@ def test_every_object_is_either_used_or_kept_as_invalid(gt: list[Any], pred: lis
         assert used[0] + len(data.images[place].invalid_gt) == len(gt)
         assert used[1] + len(data.images[place].invalid_pred) == len(pred)
     assert len(data.images) + data.counters["missing_size"] == 2
+
+
+coordinates = st.one_of(st.integers(-20, 130), st.floats(-20, 130), st.sampled_from([0.5, 1.5, -0.0, 999, 1000, 1e308]))
+plain_items = st.one_of(
+    st.fixed_dictionaries({"type": st.sampled_from(["bbox_2d", "poly"]), "points": st.lists(coordinates, min_size=3, max_size=8)}),
+    st.fixed_dictionaries({"bbox_2d": st.lists(coordinates, min_size=4, max_size=4)}),
+    st.fixed_dictionaries({"poly": st.lists(coordinates, min_size=6, max_size=8), "points": st.just([1, 2])}),
+)
+plain_objects = st.tuples(
+    plain_items,
+    st.fixed_dictionaries({"desc": st.sampled_from(["a", " a", "b", ""])}, optional={"score": st.floats(), "points_exact": st.lists(coordinates, max_size=6)}),
+).map(lambda parts: parts[0] | parts[1])
+
+
+@given(
+    sides=st.lists(st.tuples(st.lists(plain_objects, max_size=4), st.lists(plain_objects, max_size=4)), max_size=4),
+    mode=st.sampled_from(["pixel", "norm1000", None]),
+    pixel_mode=st.sampled_from(["int", "exact"]),
+)
+def test_records_read_at_once_become_the_same_columns_as_piece_by_piece(sides: list[Any], mode: str | None, pixel_mode: Any) -> None:
+    records = [{"image": f"{place}", "width": 100, "height": 80, "coord_mode": mode, "gt": gt, "pred": pred} for place, (gt, pred) in enumerate(sides)]
+    at_once = ingest_records(records, pixel_mode=pixel_mode)
+    one_by_one = ingest_records([{**item, "images": None} for item in records], pixel_mode=pixel_mode)  # a key that is not plain
+    assert repr(at_once.images) == repr(one_by_one.images)
+    assert at_once.counters == one_by_one.counters
+    for fast, slow in ((at_once.gt, one_by_one.gt), (at_once.pred, one_by_one.pred)):
+        for name in ("image", "index", "boxes", "scores"):
+            np.testing.assert_array_equal(getattr(fast, name), getattr(slow, name))
+        assert [at_once.descs[code] for code in fast.desc.tolist()] == [one_by_one.descs[code] for code in slow.desc.tolist()]
+        assert {row: ring.tolist() for row, ring in fast.polygons.items()} == {row: ring.tolist() for row, ring in slow.polygons.items()}
+
+
+def test_rows_stand_in_image_order_whichever_way_their_records_were_read(record: Any) -> None:
+    plain, nested = {"bbox_2d": BOX, "desc": "a"}, {"bbox_2d": [[10, 10], [50, 50]], "desc": "a"}
+    data = ingest_records([record([nested]), record([plain]), record([plain, {"bbox_2d": [5, 5, 5, 5], "desc": "a"}, plain]), record([nested, plain])])
+    assert data.gt.image.tolist() == [0, 1, 2, 2, 3, 3]
+    assert data.gt.index.tolist() == [0, 0, 0, 2, 0, 1]
