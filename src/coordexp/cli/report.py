@@ -1,11 +1,18 @@
-"""`coordexp report`: one HTML file that opens offline."""
+"""`coordexp report`: an HTML file that opens offline."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+from coordexp.types.errors import ConfigError
+
+if TYPE_CHECKING:
+    from coordexp.viz.thumbnails import ThumbnailMode
+
+_THUMBNAILS = ("auto", "inline", "folder", "none")
 
 
 def report(
@@ -14,13 +21,27 @@ def report(
     before: Annotated[Path | None, typer.Option("--before", help="An earlier inference run on the same data, to compare with.")] = None,
     training: Annotated[Path | None, typer.Option("--training", help="Folder of the training run, for its curves.")] = None,
     root_image_dir: Annotated[Path | None, typer.Option("--root_image_dir", "--root-image-dir", help="Folder that image paths count from.")] = None,
-    max_images: Annotated[int, typer.Option("--max-images", min=0, help="Images in the gallery, the worst first; 0: all.")] = 60,
+    max_images: Annotated[
+        int | None, typer.Option("--max-images", min=0, help="Pictures inside the file, of the worst images; 0: of all. Absent: 60, or all of up to 150.")
+    ] = None,
+    thumbnails: Annotated[
+        str, typer.Option("--thumbnails", help="Pictures of the other images: folder (beside the file) | inline (none) | auto | none (no pictures at all).")
+    ] = "auto",
 ) -> None:
-    """Write a single-file report: run facts, metrics, per-class table, gallery, training curves."""
+    """Write a report: metrics, curves, error types, per-class table, gallery of all images, training curves."""
+    if thumbnails not in _THUMBNAILS:
+        raise ConfigError(f"'{thumbnails}' is none of {', '.join(_THUMBNAILS)}", where="--thumbnails", fix="write --thumbnails folder")
     from coordexp.cli.progress import console_progress
     from coordexp.recipes.report import run_report
 
     written = run_report(
-        run, output=output, before=before, training=training, root_image_dir=root_image_dir, max_images=max_images, progress=console_progress()
+        run,
+        output=output,
+        before=before,
+        training=training,
+        root_image_dir=root_image_dir,
+        max_images=max_images,
+        thumbnails=cast("ThumbnailMode", thumbnails),
+        progress=console_progress(),
     )
     typer.echo(f"report: {written}")

@@ -1,17 +1,43 @@
-"""`coordexp report`: evaluate a run, and write what it looks like into one HTML file."""
+"""`coordexp report`: evaluate a run, and write what it looks like into an HTML file. `coordexp eval --report` writes the same from what it has evaluated."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
-from coordexp.types.files import write_text
+from coordexp.types.files import atomic_folder, translate_os_errors, write_text
 from coordexp.types.progress import NoProgress, Progress
-from coordexp.viz.gallery import build_cards, rank_images
+from coordexp.viz.crops import crop_examples
+from coordexp.viz.gallery_data import build_gallery, rank_images
 from coordexp.viz.images import choose_image_root
 from coordexp.viz.report import ReportRun, check_same_images, render_report
+from coordexp.viz.report_errors import shown_examples
 from coordexp.viz.run_files import RunFiles
-from coordexp.viz.training_log import draw_curves, read_log
+from coordexp.viz.thumbnails import PicturePlan, ThumbnailMode, Thumbnails, check_thumbnail_folder, make_thumbnails, plan_pictures
+from coordexp.viz.training_log import Chart, draw_curves, read_log
+
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """What a report shows beside the run itself."""
+
+    before: ReportRun | None = None
+    """An earlier run on the same images."""
+    curves: Sequence[Chart] = ()
+    """Of training."""
+    title: str | None = None
+    """None: the name of the run."""
+    thumbnails: ThumbnailMode = "auto"
+    max_images: int | None = None
+    """Images that are embedded, the worst first; 0: all; None: by their number."""
+    notices: tuple[str, ...] = ()
+    """Sentences at the top."""
 
 
 def run_report(
@@ -21,7 +47,8 @@ def run_report(
     before: Path | None = None,
     training: Path | None = None,
     root_image_dir: Path | None = None,
-    max_images: int = 60,
+    max_images: int | None = None,
+    thumbnails: ThumbnailMode = "auto",
     title: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -33,12 +60,13 @@ def run_report(
         before: an earlier run on the same images.
         training: folder of the training run that lies between, for its curves.
         root_image_dir: folder that image paths count from; None: as the run recorded it.
-        max_images: images in the gallery, the worst first; 0: all.
+        max_images: images embedded in the page, the worst first; 0: all; None: by their number.
+        thumbnails: where the pictures of the other images go; see `ThumbnailMode`.
         title: heading; None: the name of the run's folder.
         progress: shows what goes on.
 
     Raises:
-        UserError: a run cannot be read, the runs hold different images, no image can be read, or the file cannot be written.
+        UserError: a run cannot be read, the runs hold different images, no image can be read, or a file cannot be written.
     """
     progress = progress or NoProgress()
     after_run = evaluated(run, progress=progress)
@@ -46,13 +74,41 @@ def run_report(
     if before_run is not None:
         check_same_images(after_run, before_run)
     curves = draw_curves(read_log(training)) if training is not None else ()
-    root = choose_image_root(after_run.files.predictions, asked=root_image_dir, recorded=after_run.files.image_root)
-    runs = [("", after_run.result)] if before_run is None else [("Before", before_run.result), ("After", after_run.result)]
-    cards = build_cards(runs, rank_images(after_run.result, limit=max_images), root=root, progress=progress)
-    path = output if output is not None else after_run.files.predictions.parent / "report.html"
-    write_text(path, render_report(after_run, before=before_run, cards=cards, curves=curves, title=title))
-    progress.say(f"report of {len(after_run.result.data.images)} images ({path.stat().st_size / 1e6:.1f} MB): {path}")
+    root = None if thumbnails == "none" else choose_image_root(after_run.files.predictions, asked=root_image_dir, recorded=after_run.files.image_root)
+    path = output if output is not None else after_run.files.predictions.parent / REPORT_NAME
+    options = ReportOptions(before=before_run, curves=curves, title=title, thumbnails=thumbnails, max_images=max_images)
+    write_report(after_run, path, root=root, options=options, progress=progress)
     return path
+
+
+def write_report(run: ReportRun, path: Path, *, root: Path | None, options: ReportOptions | None = None, progress: Progress | None = None) -> None:
+    """Write the report of an evaluated run to `path`, and the pictures that are not in it to the folder `<name>_files` beside it.
+
+    `root` is the folder that image paths count from; None: no pictures.
+
+    Raises:
+        DataError: not one of the images can be read.
+        OutputError: a file cannot be written, or the folder holds something that is not from a report.
+    """
+    progress, options = progress or NoProgress(), options or ReportOptions()
+    result, before = run.result, options.before
+    files = path.with_name(f"{path.stem}_files")
+    check_thumbnail_folder(files)
+    runs = [("", result)] if before is None else [("Before", before.result), ("After", result)]
+    plan = PicturePlan() if root is None else plan_pictures(rank_images(result), mode=options.thumbnails, max_images=options.max_images)
+    with ExitStack() as stack:
+        pictures = Thumbnails()
+        if root is not None:
+            pictures = make_thumbnails(result.data.images, plan, root=root, folder=lambda: stack.enter_context(atomic_folder(files)), progress=progress)
+        crops = crop_examples(result.data, shown_examples(result), root=root) if root is not None else {}
+        gallery = build_gallery(runs, pictures, folder=files.name)
+        page = render_report(run, gallery=gallery, crops=crops, before=before, curves=options.curves, title=options.title, notices=options.notices)
+    if files.exists() and not pictures.filed:
+        with translate_os_errors(files):
+            shutil.rmtree(files)
+    write_text(path, page)
+    beside = f", {len(pictures.filed):,} pictures in {files.name}/" if pictures.filed else ""
+    progress.say(f"report of {len(result.data.images):,} images ({path.stat().st_size / 1e6:.1f} MB{beside}): {path}")
 
 
 def evaluated(run: Path, *, progress: Progress) -> ReportRun:

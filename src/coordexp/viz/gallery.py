@@ -13,7 +13,7 @@ from coordexp.evaluation.columns import Bools, ImageRow, ObjectTable
 from coordexp.evaluation.result import EvaluationResult
 from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
-from coordexp.viz.images import embed_image, open_image
+from coordexp.viz.images import embed_picture, open_image
 
 IMAGE_SIDE = 720
 """Longer side of an embedded image; larger ones are scaled down."""
@@ -114,7 +114,7 @@ def build_cards(runs: Sequence[tuple[str, EvaluationResult]], places: Sequence[i
         image = data.images[place]
         uri = None
         try:
-            uri = embed_image(open_image(root, image), max_side=IMAGE_SIDE)
+            uri = embed_picture(open_image(root, image), side=IMAGE_SIDE)
         except DataError as error:
             problem = error
         panels = tuple(reader.panel(name, place) for (name, _), reader in zip(runs, readers, strict=True))

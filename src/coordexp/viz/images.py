@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -16,8 +17,8 @@ from coordexp.types.errors import DataError
 
 ROOT_VARIABLE = "ROOT_IMAGE_DIR"
 
-_LOSSLESS_SIDE = 320
-"""Images up to this side are embedded as PNG: JPEG blurs what little they hold."""
+_SMALL_SIDE = 320
+"""Images up to this side are embedded without visible loss: JPEG blurs what little they hold."""
 
 
 def choose_image_root(pred_jsonl: Path, *, asked: Path | None, recorded: str | None) -> Path:
@@ -44,15 +45,26 @@ def open_image(root: Path, image: ImageRow) -> Image.Image:
     return load_image(resolve_image(root, image.file_name))
 
 
-def embed_image(picture: Image.Image, *, max_side: int) -> str:
-    """A `data:` URI of the picture, scaled down to `max_side` pixels where it is larger."""
+def embed_picture(picture: Image.Image, *, side: int) -> str:
+    """A `data:` URI of the picture, with sides of at most `side` pixels."""
+    if max(picture.size) > min(side, _SMALL_SIDE):
+        return _data_uri("jpeg", _encoded(shrink(picture, side), "JPEG", quality=82, optimize=True))
+    exact, close = _encoded(picture, "PNG", optimize=True), _encoded(picture, "JPEG", quality=93, subsampling=0, optimize=True)
+    return _data_uri("jpeg", close) if 2 * len(close) < len(exact) else _data_uri("png", exact)
+
+
+def shrink(picture: Image.Image, max_side: int) -> Image.Image:
+    """A copy with sides of at most `max_side` pixels, in the same proportions."""
     picture = picture.copy()
-    picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    picture.thumbnail((max_side, max_side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return picture
+
+
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    if max(picture.size) <= _LOSSLESS_SIDE:
-        picture.save(stream, "PNG", optimize=True)
-        kind = "png"
-    else:
-        picture.save(stream, "JPEG", quality=86, optimize=True)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

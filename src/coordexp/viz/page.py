@@ -27,7 +27,7 @@ def script_hash(script: str) -> str:
 
 
 def page_environment() -> Environment:
-    """Templates with the filters `signed` and `trend` and the global `version`.
+    """Templates with the filters `signed`, `trend` and `count` and the global `version`.
 
     Raises:
         BackendError: jinja2 is not installed.
@@ -41,6 +41,7 @@ def page_environment() -> Environment:
     )
     environment.filters["signed"] = _signed
     environment.filters["trend"] = _trend
+    environment.filters["count"] = _count
     environment.globals["version"] = coordexp.__version__  # pyright: ignore[reportArgumentType]
     return environment
 
@@ -55,3 +56,8 @@ def _trend(value: float) -> str:
     """The style class of a change."""
     rounded = round(value, 3)
     return "up" if rounded > 0 else "down" if rounded < 0 else "same"
+
+
+def _count(value: int) -> str:
+    """Example: `12,345`"""
+    return f"{value:,}"

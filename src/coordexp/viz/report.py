@@ -1,18 +1,26 @@
-"""The report: one HTML file that holds everything, opens offline, and runs no script but its own. Every text that comes from data is escaped."""
+"""The report: one HTML file that opens offline and runs no script but its own. Every text that comes from data is escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coordexp.evaluation.f1_det import IOU_THRESHOLDS
+import numpy as np
+
+from coordexp.evaluation.error_types import ErrorExample
 from coordexp.evaluation.result import EvaluationResult
 from coordexp.types.errors import DataError
-from coordexp.viz.gallery import Card
+from coordexp.viz.crops import Crop
+from coordexp.viz.gallery_data import Gallery
 from coordexp.viz.page import asset, page_environment, script_hash
-from coordexp.viz.report_data import breakdown, build_tiles, class_rows, run_facts, threshold_chart
+from coordexp.viz.report_curves import curves_view
+from coordexp.viz.report_data import breakdown, build_tiles, class_rows, counters, run_facts, threshold_chart
+from coordexp.viz.report_errors import confusion_view, error_rows
+from coordexp.viz.report_health import health_rows
 from coordexp.viz.run_files import RunFiles
 from coordexp.viz.training_log import Chart
+
+_SCRIPTS = ("page.js", "gallery.js")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,58 +33,70 @@ class ReportRun:
 
 
 def render_report(
-    run: ReportRun, *, before: ReportRun | None = None, cards: Sequence[Card] = (), curves: Sequence[Chart] = (), title: str | None = None
+    run: ReportRun,
+    *,
+    gallery: Gallery,
+    crops: Mapping[ErrorExample, Crop],
+    before: ReportRun | None = None,
+    curves: Sequence[Chart] = (),
+    title: str | None = None,
+    notices: Sequence[str] = (),
 ) -> str:
-    """The page as text.
+    """The page as text. `curves` are those of training, `notices` are said at the top.
 
     Raises:
         BackendError: jinja2 is not installed.
     """
-    old = before.result if before is not None else None
-    det, old_det = run.result.det, old.det if old is not None else None
-    script = asset("report.js")
+    result, old = run.result, before.result if before is not None else None
+    scripts = {name: asset(name) for name in _SCRIPTS}
     return (
         page_environment()
         .get_template("report.html.j2")
         .render(
             title=title or run.name,
             style=asset("report.css"),
-            script=script,
-            script_hash=script_hash(script),
-            run=run,
+            scripts=scripts,
+            policy=_policy(scripts.values(), with_files=gallery.num_filed > 0),
             before=before,
-            result=run.result,
-            tiles=build_tiles(run.result, old),
-            threshold_chart=threshold_chart(run.result, old),
-            thresholds=IOU_THRESHOLDS,
-            classes=class_rows(run.result, old),
-            sizes=breakdown(det.by_size, old_det.by_size if old_det else None),
-            crowds=breakdown(det.by_num_objects, old_det.by_num_objects if old_det else None),
-            cards=cards,
-            labels=sorted({label for card in cards for label in card.labels}),
-            curves=curves,
-            facts=run_facts(run.files, run.result),
-            notices=_notices(run, before, cards),
+            result=result,
+            tiles=build_tiles(result, old),
+            threshold_chart=threshold_chart(result, old),
+            sizes=breakdown(result.det.by_size, old.det.by_size if old else None),
+            crowds=breakdown(result.det.by_num_objects, old.det.by_num_objects if old else None),
+            confidence=curves_view(result),
+            errors=error_rows(result, old, crops),
+            confusion=confusion_view(result),
+            classes=class_rows(result, old),
+            names=result.semantic_report,
+            gallery=gallery,
+            health=health_rows(result.analysis.health),
+            training=curves,
+            facts=run_facts(run.files, result),
+            counters=counters(result),
+            notices=[*_notices(run, before, gallery), *notices],
         )
     )
 
 
 def check_same_images(run: ReportRun, before: ReportRun) -> None:
-    """A comparison needs the same images in the same order.
+    """A comparison needs the same images in the same order, with the same ground truth.
 
     Raises:
         DataError: they differ.
     """
-    mine, theirs = run.result.data.images, before.result.data.images
-    fix = "run inference on the same data file for both"
-    if len(mine) != len(theirs):
-        raise DataError(f"{len(theirs)} images before, {len(mine)} now", where=str(before.files.predictions), fix=fix)
-    for one, other in zip(mine, theirs, strict=True):
+    mine, theirs = run.result.data, before.result.data
+    where, fix = str(before.files.predictions), "run inference on the same data file for both"
+    if len(mine.images) != len(theirs.images):
+        raise DataError(f"{len(theirs.images)} images before, {len(mine.images)} now", where=where, fix=fix)
+    for one, other in zip(mine.images, theirs.images, strict=True):
         if one.file_name != other.file_name:
-            raise DataError(f"image {other.file_name!r} stands where the other run has {one.file_name!r}", where=str(before.files.predictions), fix=fix)
+            raise DataError(f"image {other.file_name!r} stands where the other run has {one.file_name!r}", where=where, fix=fix)
+    same = np.array_equal(mine.gt.image, theirs.gt.image) and np.allclose(mine.gt.boxes, theirs.gt.boxes, atol=1.0)
+    if not same or [mine.descs[desc] for desc in mine.gt.desc] != [theirs.descs[desc] for desc in theirs.gt.desc]:
+        raise DataError("the ground truth differs from that of the other run", where=where, fix=fix)
 
 
-def _notices(run: ReportRun, before: ReportRun | None, cards: Sequence[Card]) -> list[str]:
+def _notices(run: ReportRun, before: ReportRun | None, gallery: Gallery) -> list[str]:
     """What a reader must know before believing a number."""
     notices: list[str] = []
     if not run.result.scores.ap_valid:
@@ -85,7 +105,14 @@ def _notices(run: ReportRun, before: ReportRun | None, cards: Sequence[Card]) ->
         differences = before.result.protocol.differences(run.result.protocol)
         if differences:
             notices.append(f"The two runs were made under different rules ({'; '.join(differences)}): their numbers are not comparable.")
-    unreadable = sum(card.uri is None for card in cards)
-    if unreadable:
-        notices.append(f"{unreadable} of the {len(cards)} images in the gallery could not be read; their boxes are drawn on an empty ground.")
+    if gallery.unreadable:
+        count, tried = len(gallery.unreadable), len(gallery.unreadable) + gallery.num_embedded + gallery.num_filed
+        notices.append(f"{count:,} of {tried:,} images could not be read; their boxes are drawn on an empty ground. The first: {gallery.unreadable[0]}")
     return [*notices, *run.result.warnings]
+
+
+def _policy(scripts: Iterable[str], *, with_files: bool) -> str:
+    """Only the page's own scripts run, nothing is fetched but pictures beside the page."""
+    hashes = " ".join(f"'sha256-{script_hash(script)}'" for script in scripts)
+    images = "data: 'self' file:" if with_files else "data:"
+    return f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'; script-src {hashes}"

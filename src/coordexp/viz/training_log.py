@@ -86,11 +86,11 @@ def _add(curves: dict[str, Curve], event: Mapping[str, Any], step: float) -> Non
 def _draw(name: str, curve: Curve, evaluation: Curve | None) -> Chart:
     x, y = tuple(curve.steps), tuple(curve.values)
     is_long = len(x) >= _SMOOTH_FROM
-    lines = [Series("train", x, y, is_faint=is_long)]
+    lines = [Series("train", x, y, "raw" if is_long else "main")]
     if is_long:
         lines.append(Series("train", x, smooth(y, window=max(5, len(x) // 25))))
     if evaluation is not None:
-        lines.append(Series("eval", tuple(evaluation.steps), tuple(evaluation.values)))
+        lines.append(Series("eval", tuple(evaluation.steps), tuple(evaluation.values), "second"))
     return Chart(name, line_chart(lines, title=name, x_name="step"), y[-1])
 
 

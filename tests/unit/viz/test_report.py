@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -12,7 +14,7 @@ import pytest
 
 from coordexp.recipes.report import run_report
 from coordexp.types.errors import DataError
-from coordexp.viz.charts import Series, line_chart, nice_ticks, short_number, smooth, thin_out
+from coordexp.viz.charts import WIDTH, Series, line_chart, nice_ticks, short_number, smooth, thin_out
 from coordexp.viz.training_log import draw_curves, read_log
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>{{ 7*7 }}"
@@ -24,6 +26,7 @@ class _Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = text
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -33,31 +36,60 @@ class _Page(HTMLParser):
         return [attrs for _, attrs in self.tags if name in (attrs.get("class") or "").split()]
 
 
-def test_the_gallery_starts_with_the_worst_image(make_run: Any) -> None:
-    page = _Page(run_report(make_run()).read_text())
-    assert [(card["data-place"], card["data-errors"]) for card in page.with_class("card")] == [("1", "3"), ("2", "1"), ("0", "0"), ("3", "0")]
-    assert [len(page.with_class(name)) for name in ("mark", "miss", "false")] == [10, 5, 5]  # two outlines, two tags, one entry of the legend
+    def json_of(self, name: str) -> Any:
+        """The data that a script of the page reads."""
+        return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', self.text, re.DOTALL)[1])  # type: ignore[index]
+
+
+def test_the_gallery_has_every_image_with_what_was_found_missed_and_invented(make_run: Any) -> None:
+    data = _Page(run_report(make_run()).read_text()).json_of("gallery-data")
+    names, kinds = data["names"], data["types"]
+    file, width, height, gt, (pred,), picture = data["images"][1]
+    assert (file, width, height, picture) == ("images/1.png", 96, 72, 1)
+    assert [[names[item[0]], *item[1:]] for item in gt] == [["cat", 0, 5, 5, 25, 25], ["cat", 4, 60, 30, 80, 50]]  # 4: nothing stands for it at all
+    assert [names[pred[0][0]], pred[0][1], kinds[-1 - pred[0][2]], *pred[0][3:]] == ["dog", 0.7, "classification", 5, 5, 25, 25]
+    assert [item[2] for item in data["images"][0][4][0]] == [90, 90]  # hits carry their IoU
 
 
 def test_the_file_needs_nothing_from_outside(make_run: Any) -> None:
     text = run_report(make_run(), before=make_run("old", drop_last=True)).read_text()
-    assert not re.search(r"https?://|//[a-z]|@import|<link|<iframe", re.sub(r"base64,[\w+/=]+", "", text))
+    markup = re.sub(r"<script>.*?</script>", "", re.sub(r"base64,[\w+/=]+", "", text), flags=re.DOTALL)
+    assert not re.search(r"https?://|//[a-z]|@import|<link|<iframe", markup)
     assert all(not (attrs.get("src") or attrs.get("href") or "#").startswith(("http", "/", "file")) for _, attrs in _Page(text).tags)
-    assert "default-src 'none'" in text
+    assert "default-src 'none'; img-src data:;" in text
 
 
-def test_a_hostile_label_stays_text(make_run: Any) -> None:
-    page = _Page(run_report(make_run(label=HOSTILE), title=HOSTILE).read_text())
-    assert [tag for tag, _ in page.tags].count("script") == 1
-    assert not [attrs for tag, attrs in page.tags if tag == "img" or "onerror" in attrs]
-    assert json.loads(page.with_class("card")[0]["data-labels"] or "") == [HOSTILE, "dog"]
+def test_only_the_scripts_of_the_page_are_allowed_to_run(make_run: Any) -> None:
+    text = run_report(make_run()).read_text()
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    hashes = {base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts}
+    assert len(scripts) == 2
+    assert set(re.findall(r"'sha256-([\w+/=]+)'", text)) == hashes
+    assert not re.search(r"<[^>]+\son\w+=", re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("label", [HOSTILE, "</script><img src=x onerror=alert(1)>", "<!--<script>", "line\u2028separator"])
+def test_a_hostile_label_stays_text(make_run: Any, label: str) -> None:
+    page = _Page(run_report(make_run(label=label), title=label).read_text())
+    assert [tag for tag, _ in page.tags].count("script") == 5  # two that run, three of data
+    assert not [attrs for tag, attrs in page.tags if tag == "img" and not (attrs["src"] or "").startswith("data:") or "onerror" in attrs]
+    assert label in page.json_of("gallery-data")["names"]
 
 
 def test_a_comparison_shows_both_runs_and_the_change(make_run: Any) -> None:
     text = run_report(make_run(), before=make_run("old", drop_last=True)).read_text()
-    assert len(_Page(text).with_class("shot")) == 8
+    data = _Page(text).json_of("gallery-data")
+    assert data["runs"] == ["Before", "After"]
+    assert [len(preds) for preds in data["images"][0][4]] == [1, 2]
+    assert [item[1] for item in data["images"][0][3]] == [3, 2]  # bit 0: found before, bit 1: found now
     assert "compared with <strong>old</strong>" in text
     assert re.search(r'<span class="up">\+0\.\d{3}</span> from', text)
+
+
+def test_runs_with_other_ground_truth_cannot_be_compared(make_run: Any) -> None:
+    other = make_run("old", records=[{"gt": [], "pred": []}] * 4)
+    with pytest.raises(DataError, match="ground truth differs"):
+        run_report(make_run(), before=other)
 
 
 def test_runs_on_different_images_cannot_be_compared(make_run: Any) -> None:
@@ -90,15 +122,12 @@ def test_run_facts_come_from_the_files_beside_the_predictions(make_run: Any) -> 
         assert f"<dt>{name}</dt><dd>{value}</dd>" in text
 
 
-def test_max_images_limits_the_gallery_and_zero_means_all(make_run: Any) -> None:
-    run = make_run()
-    assert [len(_Page(run_report(run, max_images=count).read_text()).with_class("card")) for count in (1, 0)] == [1, 4]
-
-
 def test_an_image_that_cannot_be_read_leaves_an_empty_ground_and_a_notice(make_run: Any) -> None:
     run = make_run()
     (run / "images" / "1.png").unlink()
-    assert "1 of the 4 images in the gallery could not be read" in run_report(run).read_text()
+    page = _Page(run_report(run).read_text())
+    assert "1 of 4 images could not be read" in page.text
+    assert [image[5] for image in page.json_of("gallery-data")["images"]] == [1, 0, 1, 1]
 
 
 def test_a_folder_without_predictions_is_one_sentence(tmp_path: Path) -> None:
@@ -123,7 +152,7 @@ def test_training_curves_hold_evaluation_too_and_skip_half_a_line(make_run: Any,
     charts = draw_curves(read_log(log))
     assert [(chart.title, chart.last) for chart in charts] == [("loss", 0.01), ("learning_rate", 0.0001)]
     assert "eval from 0.2 to 0.2" in charts[0].svg
-    assert len(_Page(run_report(make_run(), training=log).read_text()).with_class("chart")) == 3
+    assert run_report(make_run(), training=log).read_text().count("data-rest=\"last\"") == 2
 
 
 @pytest.mark.parametrize(("lines", "sentence"), [(["", "{"], "holds no logged step"), (None, r"there is no logging\.jsonl")])
@@ -137,7 +166,7 @@ def test_a_log_without_steps_is_one_sentence(tmp_path: Path, lines: list[str] | 
 def test_any_curve_can_be_drawn_inside_its_frame(values: tuple[float, ...]) -> None:
     svg = line_chart([Series("a<b", tuple(float(step) for step in range(len(values))), values)], title='"t"', x_name="step")
     numbers = [float(value) for value in re.findall(r'(?:points="|[ ,])(\d+\.\d+|\d+)(?=[ ,"])', svg.split("polyline")[-1].split("/>")[0])]
-    assert all(0 <= number <= 360 for number in numbers)
+    assert all(0 <= number <= WIDTH for number in numbers)
     assert "a<b" not in svg
 
 
