@@ -57,6 +57,10 @@ class DetCounts:
         return float(np.mean([self.f1(threshold) for threshold in IOU_THRESHOLDS]))
 
 
+NO_COUNTS = DetCounts(np.zeros(len(IOU_THRESHOLDS), dtype=np.int64), num_pred=0, num_gt=0, mean_iou=None)
+"""Of a group without objects."""
+
+
 @dataclass(frozen=True, slots=True)
 class DetResult:
     """f1_det of a set with its breakdowns."""

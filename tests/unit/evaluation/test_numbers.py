@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from coordexp.evaluation.artifacts import coco_annotations, coco_predictions
 from coordexp.evaluation.coco import SUMMARY_KEYS
+from coordexp.evaluation.coco_artifacts import annotation_rows, result_rows
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.ingest import ingest_records
 from coordexp.evaluation.overlaps import find_overlaps
@@ -23,6 +25,10 @@ from coordexp.types.errors import DataError
 CAT = {"bbox_2d": [10, 10, 50, 50], "desc": "cat"}
 
 
+def _builtins(portions: Iterable[Any]) -> list[dict[str, Any]]:
+    return [msgspec.to_builtins(row) for rows in portions for row in rows]
+
+
 def _pycocotools(result: EvaluationResult, iou_type: str, iou_thrs: tuple[float, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(12 summary numbers, AP by category), from the artifacts that are saved."""
     truth = COCO()
@@ -30,10 +36,10 @@ def _pycocotools(result: EvaluationResult, iou_type: str, iou_thrs: tuple[float,
         truth.dataset = {
             "images": [{"id": image.image_id, "width": image.width, "height": image.height} for image in result.data.images],
             "categories": [{"id": number, "name": name} for number, name in enumerate(result.labels.categories, start=1)],
-            "annotations": list(coco_annotations(result)),
+            "annotations": _builtins(annotation_rows(result.data, result.labels)),
         }
         truth.createIndex()
-        evaluator = COCOeval(truth, truth.loadRes(list(coco_predictions(result))), iou_type)
+        evaluator = COCOeval(truth, truth.loadRes(_builtins(result_rows(result.data, result.labels, result.scores.scores, with_segm=True))), iou_type)
         if iou_thrs:
             evaluator.params.iouThrs = np.array(iou_thrs)
         evaluator.evaluate()
