@@ -37,8 +37,8 @@ def det_statistic(result: EvaluationResult) -> DetStatistic:
 
 
 def ap_statistics(result: EvaluationResult, *, progress: Progress | None = None) -> Sequence[ApStatistic]:
-    """One for each IoU type whose AP is among the metrics; none when scores are constant."""
-    if result.scores.mode == "constant":
+    """One for each IoU type whose AP is among the metrics; none when scores are constant, or without images or categories."""
+    if result.scores.mode == "constant" or not result.labels.categories or not result.data.images:
         return ()
     types = [iou_type for iou_type in ("bbox", "segm") if f"{iou_type}_AP" in result.metrics]
     parts = (result.data, result.labels, result.scores.scores)

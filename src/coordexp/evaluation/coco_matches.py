@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from coordexp.evaluation.coco import AREA_LABELS, build_evaluator
+from coordexp.evaluation.coco import AREA_LABELS, build_evaluator, library_ids
+from coordexp.evaluation.coco_form import coco_annotations, coco_results
 from coordexp.evaluation.columns import Bools, EvaluationSet, Floats, Ints
 from coordexp.evaluation.labels import LabelPlan
 from coordexp.types.progress import NoProgress, Progress
@@ -20,14 +21,14 @@ _ENTRIES_AT_ONCE = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Detections of one category and one range of areas, by falling score (ties in file order). At most 100 of an image, as in COCO."""
+    """Detections of one category and one range of areas, by falling score (ties by rising image id). Those beyond the cap of an image are absent."""
 
     image: Ints
     """[D] position of the image."""
     is_hit: Bools
     """[T, D] matched to a ground truth that counts."""
     is_counted: Bools
-    """[T, D] hit or false; the others are ignored, as COCO ignores what lies outside the range of areas."""
+    """[T, D] hit or false; the others are ignored: outside the range of areas, in a crowd region, or not annotated."""
     gt_image: Ints
     """[N] position of the image of each ground truth that counts."""
 
@@ -41,67 +42,100 @@ class CocoMatches:
     iou_thrs: tuple[float, ...]
     rankings: Mapping[str, tuple[Ranking, ...]]
     """By `AREA_LABELS`, then by category."""
+    frequency: tuple[str, ...] | None = None
+    """Of each category, `r`, `c` or `f`, under the rules of LVIS."""
 
 
 def coco_matches(
     data: EvaluationSet, labels: LabelPlan, scores: Floats, *, iou_type: str, iou_thrs: Sequence[float] | None = None, progress: Progress | None = None
 ) -> CocoMatches:
-    """Match as `coco_numbers` does, and keep the matches. About 60 microseconds for each image, category and range of areas with an object."""
-    num_categories = len(labels.categories)
-    rankings: dict[str, list[Ranking]] = {name: [] for name in AREA_LABELS}
-    if not num_categories:
-        return CocoMatches(iou_type, tuple(iou_thrs or ()), dict.fromkeys(AREA_LABELS, ()))
+    """Match as `coco_numbers` does, and keep the matches. Some 60 microseconds for each image, category and range of areas with an object.
+
+    There must be a category and an image.
+    """
     evaluator = build_evaluator(data, labels, scores, iou_type=iou_type, iou_thrs=iou_thrs)
-    ranges = [tuple(bounds) for bounds in evaluator.params.area_rng]
     thresholds = tuple(evaluator.params.iou_thrs)
-    place_of_id = {image.image_id: place for place, image in enumerate(data.images)}
-    for chunk in (progress or NoProgress()).track(list(_portions(data, labels)), f"{iou_type} matches"):
-        evaluator.params.cat_ids = chunk
+    area_of_range = {tuple(bounds): place for place, bounds in enumerate(evaluator.params.area_rng)}
+    ids = library_ids(data)
+    place_of_id: dict[int, int] = dict(zip(ids.tolist(), range(len(ids)), strict=True))
+    portions: list[_Columns] = []
+    for part in (progress or NoProgress()).track(list(_portions(data, labels, scores, np.argsort(ids))), f"{iou_type} matches"):
+        evaluator.params.img_ids = ids[part].tolist()  # by images and not by categories: LVIS caps the detections of an image over all its categories
         evaluator.evaluate()
-        entries: dict[tuple[int, int], list[dict[str, Any]]] = {}
-        for entry in evaluator.eval_imgs:
-            if entry is not None:
-                entries.setdefault((entry["category_id"], ranges.index(tuple(entry["aRng"]))), []).append(entry)
-        for category in chunk:
-            for place, name in enumerate(AREA_LABELS):
-                rankings[name].append(_rank(entries.get((category, place), []), place_of_id, len(thresholds)))
-    return CocoMatches(iou_type, thresholds, {name: tuple(values) for name, values in rankings.items()})
+        portions.append(_Columns.of([entry for entry in evaluator.eval_imgs if entry is not None], place_of_id, area_of_range, len(thresholds)))
+    whole = _Columns.joined(portions)
+    rankings = {name: tuple(whole.ranking(place, category) for category in range(1, len(labels.categories) + 1)) for place, name in enumerate(AREA_LABELS)}
+    federation = data.coco.federation if data.coco is not None else None
+    return CocoMatches(iou_type, thresholds, rankings, federation.frequency if federation is not None else None)
 
 
-def _portions(data: EvaluationSet, labels: LabelPlan) -> Iterator[list[int]]:
-    """Category ids in portions of bounded memory."""
-    num_images = max(1, len(data.images))
-    keys = np.concatenate([labels.gt_category * num_images + data.gt.image, labels.pred_category * num_images + data.pred.image])
-    counts = np.bincount(np.unique(keys) // num_images, minlength=len(labels.categories) + 1) * len(AREA_LABELS)
-    portion: list[int] = []
-    total = 0
-    for category in range(1, len(labels.categories) + 1):
-        if portion and total + counts[category] > _ENTRIES_AT_ONCE:
-            yield portion
-            portion, total = [], 0
-        portion.append(category)
-        total += int(counts[category])
-    yield portion
+def _portions(data: EvaluationSet, labels: LabelPlan, scores: Floats, order: Ints) -> Iterator[Ints]:
+    """Positions of images in `order`, in portions of bounded memory."""
+    num_keys = len(labels.categories) + 1
+    sides = (coco_annotations(data, labels), coco_results(data, labels, scores))
+    keys = np.unique(np.concatenate([side.image * num_keys + side.category for side in sides]))
+    entries = np.bincount(keys // num_keys, minlength=len(data.images))[order] * len(AREA_LABELS)
+    portion = np.cumsum(entries) // _ENTRIES_AT_ONCE
+    yield from np.split(order, np.flatnonzero(np.diff(portion)) + 1)
 
 
-def _rank(entries: Sequence[dict[str, Any]], place_of_id: Mapping[int, int], num_thresholds: int) -> Ranking:
-    """Joins the images of one category and range; those that are never counted are left out."""
-    images = [place_of_id[entry["image_id"]] for entry in entries]
-    image = np.repeat(np.array(images, dtype=np.int64), [len(entry["dtScores"]) for entry in entries])
-    scores = np.concatenate([np.asarray(entry["dtScores"], dtype=np.float64) for entry in entries]) if entries else np.empty(0)
-    is_matched, is_ignored = (_joined([entry[name] for entry in entries], num_thresholds) for name in ("dtMatched", "dtIgnore"))
-    num_gt = [int(np.count_nonzero(entry["gtInDenominator"])) for entry in entries]
-    order = np.argsort(-scores, kind="stable")
-    order = order[(~is_ignored[:, order]).any(axis=0)]
-    return Ranking(
-        image=image[order],
-        is_hit=(is_matched & ~is_ignored)[:, order],
-        is_counted=~is_ignored[:, order],
-        gt_image=np.repeat(np.array(images, dtype=np.int64), num_gt),
-    )
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Detections and ground truths of all categories and ranges of areas."""
+
+    group: Ints
+    """[D] area · 2³² + category."""
+    image: Ints
+    score: Floats
+    is_hit: Bools
+    """[T, D]"""
+    is_counted: Bools
+    """[T, D]"""
+    gt_group: Ints
+    """[N]"""
+    gt_image: Ints
+
+    @classmethod
+    def of(
+        cls, entries: Sequence[dict[str, Any]], place_of_id: Mapping[int, int], area_of_range: Mapping[tuple[float, ...], int], num_thresholds: int
+    ) -> _Columns:
+        """Detections that no threshold counts are left out."""
+        group = np.array([_key(area_of_range[tuple(entry["aRng"])], entry["category_id"]) for entry in entries], dtype=np.int64)
+        image = np.array([place_of_id[entry["image_id"]] for entry in entries], dtype=np.int64)
+        num_pred = [len(entry["dtScores"]) for entry in entries]
+        num_gt = [sum(entry["gtInDenominator"]) for entry in entries]
+        matched, ignored = (
+            np.array([list(chain.from_iterable(entry[name][level] for entry in entries)) for level in range(num_thresholds)], dtype=np.bool_)
+            for name in ("dtMatched", "dtIgnore")
+        )
+        keep = ~ignored.all(axis=0)
+        return cls(
+            np.repeat(group, num_pred)[keep],
+            np.repeat(image, num_pred)[keep],
+            np.fromiter(chain.from_iterable(entry["dtScores"] for entry in entries), dtype=np.float64)[keep],
+            (matched & ~ignored)[:, keep],
+            ~ignored[:, keep],
+            np.repeat(group, num_gt),
+            np.repeat(image, num_gt),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Columns]) -> _Columns:
+        """All parts, sorted by group and falling score, so that a ranking is a slice."""
+        group, image, score, gt_group, gt_image = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("group", "image", "score", "gt_group", "gt_image")
+        )
+        is_hit, is_counted = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("is_hit", "is_counted"))
+        order = np.lexsort((-score, group))
+        gt_order = np.argsort(gt_group, kind="stable")
+        return cls(group[order], image[order], score[order], is_hit[:, order], is_counted[:, order], gt_group[gt_order], gt_image[gt_order])
+
+    def ranking(self, area: int, category: int) -> Ranking:
+        ends = (_key(area, category), _key(area, category + 1))
+        span = slice(*np.searchsorted(self.group, ends).tolist())
+        gt_span = slice(*np.searchsorted(self.gt_group, ends).tolist())
+        return Ranking(self.image[span], self.is_hit[:, span], self.is_counted[:, span], self.gt_image[gt_span])
 
 
-def _joined(parts: Sequence[Sequence[Sequence[bool]]], num_thresholds: int) -> npt.NDArray[np.bool_]:
-    """[T, sum of D] of parts [T, D]."""
-    arrays = [np.asarray(part, dtype=np.bool_).reshape(num_thresholds, -1) for part in parts]
-    return np.concatenate(arrays, axis=1) if arrays else np.zeros((num_thresholds, 0), dtype=np.bool_)
+def _key(area: int, category: int) -> int:
+    return (area << 32) + category

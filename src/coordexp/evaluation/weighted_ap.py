@@ -6,6 +6,7 @@ precision rises along them, and the interpolated curve sees only their end. With
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ _CELLS_AT_ONCE = 500_000
 
 @dataclass(frozen=True, slots=True)
 class ApStatistic:
-    """AP, AP50, AP75, APs, APm, APl with the prefix of the IoU type; NaN in a resample without ground truth.
+    """AP, AP50, AP75, APs, APm, APl with the prefix of the IoU type, and APr, APc, APf under the rules of LVIS; NaN in a resample without ground truth.
 
     AP50 and AP75 are there when their threshold is.
     """
@@ -28,27 +29,19 @@ class ApStatistic:
     matches: CocoMatches
 
     def __call__(self, weights: Floats) -> dict[str, Floats]:
-        prefix = self.matches.iou_type
-        by_threshold = mean_over_categories(self.matches.rankings["all"], weights, num_thresholds=len(self.matches.iou_thrs))
-        values = {f"{prefix}_AP": by_threshold.mean(axis=0)}
+        matches = self.matches
+        of_all = [average_precision(ranking, weights) for ranking in matches.rankings["all"]]
+        by_threshold = _mean_of_defined(of_all)
+        values = {"AP": by_threshold.mean(axis=0)}
         for name, threshold in (("AP50", 0.5), ("AP75", 0.75)):
-            if threshold in self.matches.iou_thrs:
-                values[f"{prefix}_{name}"] = by_threshold[self.matches.iou_thrs.index(threshold)]
+            if threshold in matches.iou_thrs:
+                values[name] = by_threshold[matches.iou_thrs.index(threshold)]
         for name, area in (("APs", "small"), ("APm", "medium"), ("APl", "large")):
-            values[f"{prefix}_{name}"] = mean_over_categories(self.matches.rankings[area], weights, num_thresholds=len(self.matches.iou_thrs)).mean(axis=0)
-        return values
-
-
-def mean_over_categories(rankings: tuple[Ranking, ...], weights: Floats, *, num_thresholds: int) -> Floats:
-    """[T, R]: mean over the categories that have ground truth in the resample; NaN where none has."""
-    total = np.zeros((num_thresholds, weights.shape[1]))
-    count = np.zeros(weights.shape[1])
-    for ranking in rankings:
-        values = average_precision(ranking, weights)
-        is_defined = ~np.isnan(values[0])
-        total += np.where(is_defined, values, 0.0)
-        count += is_defined
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+            values[name] = _mean_of_defined(average_precision(ranking, weights) for ranking in matches.rankings[area]).mean(axis=0)
+        for name in ("r", "c", "f") if matches.frequency is not None else ():
+            chosen = [found for found, frequency in zip(of_all, matches.frequency or (), strict=True) if frequency == name]
+            values[f"AP{name}"] = _mean_of_defined(chosen).mean(axis=0) if chosen else np.full(weights.shape[1], np.nan)
+        return {f"{matches.iou_type}_{key}": column for key, column in values.items()}
 
 
 def average_precision(ranking: Ranking, weights: Floats) -> Floats:
@@ -59,6 +52,15 @@ def average_precision(ranking: Ranking, weights: Floats) -> Floats:
     width = max(1, _CELLS_AT_ONCE // max(1, len(ranking.image)))
     portions = [_average_precision(ranking, weights[:, start : start + width]) for start in range(0, weights.shape[1], width)]
     return np.concatenate(portions, axis=1)
+
+
+def _mean_of_defined(by_category: Iterable[Floats]) -> Floats:
+    """[T, R] of arrays [T, R]: the mean over the categories that have ground truth in the resample; NaN where none has."""
+    total, count = np.zeros(()), np.zeros(())
+    for values in by_category:
+        is_defined = ~np.isnan(values)
+        total, count = total + np.where(is_defined, values, 0.0), count + is_defined
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _average_precision(ranking: Ranking, weights: Floats) -> Floats:

@@ -23,6 +23,9 @@ HEADLINES = (
     ("bbox_APs", "COCO AP, small"),
     ("bbox_APm", "COCO AP, medium"),
     ("bbox_APl", "COCO AP, large"),
+    ("bbox_APr", "LVIS AP, rare"),
+    ("bbox_APc", "LVIS AP, common"),
+    ("bbox_APf", "LVIS AP, frequent"),
     ("segm_AP", "COCO AP of masks"),
     ("segm_AP50", "COCO AP50 of masks"),
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +53,35 @@ def _object(rng: np.random.Generator, box: list[int], name: str, *, polygons: bo
     kind, points = ("poly", [x1, y1, x2, y1, x1, y2]) if polygons and rng.random() < 0.5 else ("bbox_2d", box)
     item: Record = {"type": kind, "points": points, "desc": name}
     return item | {"score": float(rng.random())} if scored else item
+
+
+def _write_coco_files(records: Sequence[Record], folder: Path, *, is_lvis: bool) -> tuple[Path, Path]:
+    """Instances, every seventh a crowd region or (LVIS) in images that are annotated for some categories only; results."""
+    names = sorted({item["desc"] for record in records for item in record["gt"]})
+
+    def rows(side: str) -> list[Record]:
+        items = [(image, item) for image, record in enumerate(records) for item in record[side]]
+        boxes = [(item["points"][0], item["points"][1], item["points"][2] - item["points"][0], item["points"][3] - item["points"][1]) for _, item in items]
+        return [{"image_id": image, "category_id": names.index(item["desc"]), "bbox": box} for (image, item), box in zip(items, boxes, strict=True)]
+
+    images = [{"id": image, "width": record["width"], "height": record["height"], "file_name": record["image"]} for image, record in enumerate(records)]
+    gt = [
+        {**row, "id": place + 1, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": int(not is_lvis and place % 7 == 0)}
+        for place, row in enumerate(rows("gt"))
+    ]
+    categories = [{"id": number, "name": name, "frequency": "rcf"[number % 3]} for number, name in enumerate(names)]
+    federation = {"neg_category_ids": [0, 2], "not_exhaustive_category_ids": [1]} if is_lvis else {}
+    scores = [item["score"] for record in records for item in record["pred"]]
+    truth, results = folder / "truth.json", folder / "results.json"
+    truth.write_text(json.dumps({"images": [image | federation for image in images], "annotations": gt, "categories": categories}))
+    results.write_text(json.dumps([{**row, "score": score} for row, score in zip(rows("pred"), scores, strict=True)]))
+    return truth, results
+
+
+@pytest.fixture
+def write_coco_files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """(instances, results) of records, with crowd regions or as LVIS."""
+    return partial(_write_coco_files, folder=tmp_path)
 
 
 @pytest.fixture(scope="session")

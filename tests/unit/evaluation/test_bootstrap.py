@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coordexp.evaluation.bootstrap import ap_statistics, bootstrap_intervals, det_statistic
-from coordexp.evaluation.evaluate import EvalSettings, evaluate
+from coordexp.evaluation.evaluate import EvalSettings, evaluate, evaluate_coco
 from coordexp.evaluation.image_counts import F1ishStatistic
 from coordexp.evaluation.resampling import Resampling, percentile_interval
 from coordexp.evaluation.weighted_ap import average_precision
@@ -58,6 +58,17 @@ def test_with_every_image_once_the_numbers_are_those_of_the_evaluation(make_scen
     if iou_type == "bbox":
         by_category = [float(average_precision(ranking, once).mean()) for ranking in statistic.matches.rankings["all"]]
         assert by_category == pytest.approx(result.category_ap.tolist(), abs=1e-14)
+
+
+@pytest.mark.parametrize(("is_lvis", "crowd"), [(False, 2), (True, 2), (True, 400)], ids=["crowd regions", "LVIS", "LVIS with more than 300 predictions"])
+def test_so_are_those_of_coco_files(make_scenes: Any, write_coco_files: Any, monkeypatch: pytest.MonkeyPatch, is_lvis: bool, crowd: int) -> None:
+    monkeypatch.setattr("coordexp.evaluation.coco_matches._ENTRIES_AT_ONCE", 50)
+    result = evaluate_coco(*write_coco_files(make_scenes(40, seed=3, crowd=crowd), is_lvis=is_lvis))
+    once = np.ones((40, 1))
+    (statistic,) = ap_statistics(result)
+    values = det_statistic(result)(once) | statistic(once)
+    assert ("bbox_APr" in values) == is_lvis
+    assert {key: float(column[0]) for key, column in values.items()} == pytest.approx({key: result.metrics[key] for key in values}, abs=1e-14)
 
 
 def test_resamples_depend_on_the_seed_and_not_on_their_portions() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,32 +142,9 @@ def test_the_cost_in_ap_equals_that_of_a_plain_form_of_tide(make_scenes: Any, se
     assert {kind: found.delta_ap for kind, found in errors.kinds.items()} == pytest.approx(_plain_costs(result), abs=1e-9)
 
 
-def _coco_files(records: Sequence[Record], folder: Path, *, is_lvis: bool) -> tuple[Path, Path]:
-    """Instances, every seventh a crowd region or (LVIS) in images that are annotated for some categories only; results."""
-    names = sorted({item["desc"] for record in records for item in record["gt"]})
-
-    def rows(side: str) -> list[Record]:
-        items = [(image, item) for image, record in enumerate(records) for item in record[side]]
-        boxes = [(item["points"][0], item["points"][1], item["points"][2] - item["points"][0], item["points"][3] - item["points"][1]) for _, item in items]
-        return [{"image_id": image, "category_id": names.index(item["desc"]), "bbox": box} for (image, item), box in zip(items, boxes, strict=True)]
-
-    images = [{"id": image, "width": record["width"], "height": record["height"], "file_name": record["image"]} for image, record in enumerate(records)]
-    gt = [
-        {**row, "id": place + 1, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": int(not is_lvis and place % 7 == 0)}
-        for place, row in enumerate(rows("gt"))
-    ]
-    categories = [{"id": number, "name": name, "frequency": "rcf"[number % 3]} for number, name in enumerate(names)]
-    federation = {"neg_category_ids": [0, 2], "not_exhaustive_category_ids": [1]} if is_lvis else {}
-    scores = [item["score"] for record in records for item in record["pred"]]
-    truth, results = folder / "truth.json", folder / "results.json"
-    truth.write_text(json.dumps({"images": [image | federation for image in images], "annotations": gt, "categories": categories}))
-    results.write_text(json.dumps([{**row, "score": score} for row, score in zip(rows("pred"), scores, strict=True)]))
-    return truth, results
-
-
 @pytest.mark.parametrize("is_lvis", [False, True], ids=["crowd regions", "LVIS"])
-def test_the_base_of_the_costs_is_ap_also_where_counting_ignores_predictions(make_scenes: Any, tmp_path: Path, is_lvis: bool) -> None:
-    result = evaluate_coco(*_coco_files(make_scenes(40, seed=3, crowd=2), tmp_path, is_lvis=is_lvis))
+def test_the_base_of_the_costs_is_ap_also_where_counting_ignores_predictions(make_scenes: Any, write_coco_files: Any, is_lvis: bool) -> None:
+    result = evaluate_coco(*write_coco_files(make_scenes(40, seed=3, crowd=2), is_lvis=is_lvis))
     assert result.data.coco is not None
     assert len(result.data.coco.counted) < len(result.data.coco.pred)
     assert result.analysis.errors.base_ap == pytest.approx(result.metrics["bbox_AP50"], abs=1e-12)
