@@ -77,6 +77,10 @@ def evaluate(
     bootstrap_seed: Annotated[int | None, typer.Option("--bootstrap-seed", "--bootstrap_seed", help="Seed of the resamples.")] = None,
     overlay: Annotated[bool | None, typer.Option("--overlay/--no-overlay", help="Draw the images with most errors.")] = None,
     overlay_k: Annotated[int | None, typer.Option("--overlay-k", "--overlay_k", help="How many are drawn.")] = None,
+    report: Annotated[bool | None, typer.Option("--report/--no-report", help="Write report.html: numbers, curves, errors, every image.")] = None,
+    report_thumbnails: Annotated[
+        str | None, typer.Option("--report-thumbnails", "--report_thumbnails", help="Pictures that are not in it: folder | inline | none")
+    ] = None,
     num_workers: Annotated[int | None, typer.Option("--num-workers", "--num_workers")] = None,
     unknown_policy: Annotated[str | None, typer.Option("--unknown-policy", "--unknown_policy", help="Without effect.")] = None,
     semantic_fallback: Annotated[str | None, typer.Option("--semantic-fallback", "--semantic_fallback", help="Without effect.")] = None,
@@ -110,6 +114,8 @@ def evaluate(
             "bootstrap_seed": ("--bootstrap-seed", bootstrap_seed),
             "overlay": ("--overlay", overlay),
             "overlay_k": ("--overlay-k", overlay_k),
+            "report": ("--report", report),
+            "report_thumbnails": ("--report-thumbnails", report_thumbnails),
             "num_workers": ("--num-workers", num_workers),
             "unknown_policy": ("--unknown-policy", unknown_policy),
             "semantic_fallback": ("--semantic-fallback", semantic_fallback),

@@ -12,7 +12,7 @@ from coordexp.types.errors import ConfigError
 if TYPE_CHECKING:
     from coordexp.viz.thumbnails import ThumbnailMode
 
-_THUMBNAILS = ("auto", "inline", "folder", "none")
+_THUMBNAILS = ("folder", "inline", "none")
 
 
 def report(
@@ -25,8 +25,8 @@ def report(
         int | None, typer.Option("--max-images", min=0, help="Pictures inside the file, of the worst images; 0: of all. Absent: 60, or all of up to 150.")
     ] = None,
     thumbnails: Annotated[
-        str, typer.Option("--thumbnails", help="Pictures of the other images: folder (beside the file) | inline (none) | auto | none (no pictures at all).")
-    ] = "auto",
+        str, typer.Option("--thumbnails", help="Pictures of the other images: folder (beside the file) | inline (left out) | none (no pictures at all).")
+    ] = "folder",
 ) -> None:
     """Write a report: metrics, curves, error types, per-class table, gallery of all images, training curves."""
     if thumbnails not in _THUMBNAILS:

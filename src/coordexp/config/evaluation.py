@@ -46,6 +46,10 @@ class EvalSettings(Section):
     """Draw the images with most errors."""
     overlay_k: Count = 12
     """Images with most errors that are drawn; 0: none."""
+    report: Switch = False
+    """Write `report.html`: numbers, curves, errors, every image."""
+    report_thumbnails: Literal["folder", "inline", "none"] = "folder"
+    """Pictures of more than 150 images: the worst 60 in the report, the others in `report_files/` (`folder`) or left out (`inline`); `none`: no pictures."""
     num_workers: Count = 0
     """Processes; 0: the main one."""
     bootstrap: Count = 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _ARTIFACT = re.compile(
     r"metrics\.json|per_class\.csv|per_image\.json|coco_gt\.json|coco_preds\.json|matches(@\d\.\d\d)?\.jsonl|semantic_desc_report\.json|overlays"
-    r"|analysis\.json|pr_curves\.csv"
+    r"|analysis\.json|pr_curves\.csv|report\.html|report_files"
 )
 
 

@@ -11,11 +11,14 @@ from coordexp.config.evaluation import EvalSettings as EvalSection
 from coordexp.evaluation.artifacts import is_artifact
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.result import EvaluationResult
+from coordexp.recipes.report import REPORT_NAME, ReportOptions, write_report
 from coordexp.semantics.encoder import LazyEncoder
+from coordexp.types.errors import DataError
 from coordexp.types.files import replace_owned
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.viz.images import choose_image_root
 from coordexp.viz.pictures import write_pictures
+from coordexp.viz.report import ReportRun
 from coordexp.viz.run_files import RunFiles
 
 
@@ -65,10 +68,10 @@ def label_encoder(section: EvalSection) -> LazyEncoder | None:
 def save_evaluation(
     result: EvaluationResult, folder: Path, *, section: EvalSection, run: RunFiles, root_image_dir: Path | None = None, progress: Progress | None = None
 ) -> None:
-    """Write the artifacts, and the pictures of the images with most errors when `overlay` asks for them.
+    """Write the artifacts, pictures of the images with most errors when `overlay` asks for them, and the report when `report` does.
 
     Raises:
-        UserError: the folder cannot be written; no image can be read.
+        UserError: the folder cannot be written; no image for `overlay` can be read. A report without readable images has no pictures, and says so.
     """
     with replace_owned(folder, is_owned=is_artifact) as new:
         result.write_into(new)
@@ -78,6 +81,24 @@ def save_evaluation(
             written = write_pictures(result.data, worst_images(result, section.overlay_k), root=root, folder=new / "overlays", progress=progress)
             for problem in written.unreadable:
                 (progress or NoProgress()).say(f"warning: {problem}")
+        if section.report:
+            _save_report(result, new / REPORT_NAME, section=section, run=run, root_image_dir=root_image_dir, progress=progress or NoProgress())
+    if section.report:
+        (progress or NoProgress()).say(f"report: {folder / REPORT_NAME}")
+
+
+def _save_report(result: EvaluationResult, path: Path, *, section: EvalSection, run: RunFiles, root_image_dir: Path | None, progress: Progress) -> None:
+    """An evaluation is never lost because its images lie elsewhere: then the report has no pictures."""
+    evaluated = ReportRun(run.predictions.parent.resolve().name, run, result)
+    if section.report_thumbnails == "none":
+        write_report(evaluated, path, root=None, progress=progress)
+        return
+    try:
+        root = choose_image_root(run.predictions, asked=root_image_dir, recorded=run.image_root)
+        write_report(evaluated, path, root=root, options=ReportOptions(thumbnails=section.report_thumbnails), progress=progress)
+    except DataError as error:
+        progress.say(f"warning: the report has no pictures: {error}")
+        write_report(evaluated, path, root=None, options=ReportOptions(notices=(f"This report has no pictures: {error}",)), progress=progress)
 
 
 def worst_images(result: EvaluationResult, count: int) -> list[int]:

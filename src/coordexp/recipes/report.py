@@ -33,7 +33,7 @@ class ReportOptions:
     """Of training."""
     title: str | None = None
     """None: the name of the run."""
-    thumbnails: ThumbnailMode = "auto"
+    thumbnails: ThumbnailMode = "folder"
     max_images: int | None = None
     """Images that are embedded, the worst first; 0: all; None: by their number."""
     notices: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ def run_report(
     training: Path | None = None,
     root_image_dir: Path | None = None,
     max_images: int | None = None,
-    thumbnails: ThumbnailMode = "auto",
+    thumbnails: ThumbnailMode = "folder",
     title: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -77,12 +77,14 @@ def run_report(
     root = None if thumbnails == "none" else choose_image_root(after_run.files.predictions, asked=root_image_dir, recorded=after_run.files.image_root)
     path = output if output is not None else after_run.files.predictions.parent / REPORT_NAME
     options = ReportOptions(before=before_run, curves=curves, title=title, thumbnails=thumbnails, max_images=max_images)
-    write_report(after_run, path, root=root, options=options, progress=progress)
+    num_files = write_report(after_run, path, root=root, options=options, progress=progress)
+    beside = f", {num_files:,} pictures in {_folder_of(path).name}/" if num_files else ""
+    progress.say(f"report of {len(after_run.result.data.images):,} images ({path.stat().st_size / 1e6:.1f} MB{beside}): {path}")
     return path
 
 
-def write_report(run: ReportRun, path: Path, *, root: Path | None, options: ReportOptions | None = None, progress: Progress | None = None) -> None:
-    """Write the report of an evaluated run to `path`, and the pictures that are not in it to the folder `<name>_files` beside it.
+def write_report(run: ReportRun, path: Path, *, root: Path | None, options: ReportOptions | None = None, progress: Progress | None = None) -> int:
+    """Write the report of an evaluated run to `path`, the pictures that are not in it to the folder `<name>_files` beside it, and return their number.
 
     `root` is the folder that image paths count from; None: no pictures.
 
@@ -92,7 +94,7 @@ def write_report(run: ReportRun, path: Path, *, root: Path | None, options: Repo
     """
     progress, options = progress or NoProgress(), options or ReportOptions()
     result, before = run.result, options.before
-    files = path.with_name(f"{path.stem}_files")
+    files = _folder_of(path)
     check_thumbnail_folder(files)
     runs = [("", result)] if before is None else [("Before", before.result), ("After", result)]
     plan = PicturePlan() if root is None else plan_pictures(rank_images(result), mode=options.thumbnails, max_images=options.max_images)
@@ -107,8 +109,11 @@ def write_report(run: ReportRun, path: Path, *, root: Path | None, options: Repo
         with translate_os_errors(files):
             shutil.rmtree(files)
     write_text(path, page)
-    beside = f", {len(pictures.filed):,} pictures in {files.name}/" if pictures.filed else ""
-    progress.say(f"report of {len(result.data.images):,} images ({path.stat().st_size / 1e6:.1f} MB{beside}): {path}")
+    return len(pictures.filed)
+
+
+def _folder_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_files")
 
 
 def evaluated(run: Path, *, progress: Progress) -> ReportRun:

@@ -186,7 +186,8 @@ def _marker(plot: _Plot, marker: Marker) -> str:
     """The text stands on the side with more room."""
     x, y = plot.x(marker.x), plot.y(marker.y)
     is_right = x > WIDTH / 2
-    return f'<circle class="marker" cx="{x}" cy="{y}" r="4"/><text class="note{" left" if is_right else ""}" x="{x + (-8 if is_right else 8)}" y="{y - 7}">{escape(marker.text)}</text>'
+    side, shift = (" left", -8) if is_right else ("", 8)
+    return f'<circle class="marker" cx="{x}" cy="{y}" r="4"/><text class="note{side}" x="{x + shift}" y="{y - 7}">{escape(marker.text)}</text>'
 
 
 def _read_out(drawn: Sequence[Series], plot: _Plot) -> list[dict[str, object]]:

@@ -120,9 +120,10 @@ def confusion_view(result: EvaluationResult) -> ConfusionView | None:
 
 def _cells(counts: Ints, row: int, columns: Sequence[str], name: str) -> tuple[Cell, ...]:
     total = max(int(counts.sum()), 1)
+    last = len(columns) - 1
+    notes = (f"{name} → {column}: {count:,} ({count / total:.1%} of the row)" for column, count in zip(columns, counts.tolist(), strict=True))
     return tuple(
-        Cell(count, round(100 * count / total), row == column and column < len(columns) - 1, f"{name} → {columns[column]}: {count:,} ({count / total:.1%} of the row)")
-        for column, count in enumerate(counts.tolist())
+        Cell(count, round(100 * count / total), row == column != last, note) for column, (count, note) in enumerate(zip(counts.tolist(), notes, strict=True))
     )
 
 

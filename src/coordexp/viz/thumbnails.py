@@ -19,8 +19,8 @@ from coordexp.types.files import translate_os_errors
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.viz.images import embed_picture, open_image, shrink
 
-ThumbnailMode: TypeAlias = Literal["auto", "inline", "folder", "none"]
-"""inline: the worst images in the page, none of the others; folder: the others as files beside the page; auto: folder when there are others; none: no picture."""
+ThumbnailMode: TypeAlias = Literal["folder", "inline", "none"]
+"""Pictures of images that are not embedded: files in a folder beside the page, or none (`inline`). `none`: nothing is embedded either."""
 
 EMBEDDED_SIDE = 640
 """Longer side of an embedded picture in pixels; smaller images stay as they are."""
@@ -60,7 +60,7 @@ class Thumbnails:
     """One sentence an image that could not be read."""
 
 
-def plan_pictures(ranked: Sequence[int], *, mode: ThumbnailMode = "auto", max_images: int | None = None) -> PicturePlan:
+def plan_pictures(ranked: Sequence[int], *, mode: ThumbnailMode = "folder", max_images: int | None = None) -> PicturePlan:
     """`ranked`: all image positions, most errors first. `max_images` of them are embedded (0: all; None: by their number)."""
     if mode == "none":
         return PicturePlan()

@@ -35,7 +35,6 @@ class _Page(HTMLParser):
     def with_class(self, name: str) -> list[dict[str, str | None]]:
         return [attrs for _, attrs in self.tags if name in (attrs.get("class") or "").split()]
 
-
     def json_of(self, name: str) -> Any:
         """The data that a script of the page reads."""
         return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', self.text, re.DOTALL)[1])  # type: ignore[index]
@@ -72,7 +71,7 @@ def test_only_the_scripts_of_the_page_are_allowed_to_run(make_run: Any) -> None:
 def test_a_hostile_label_stays_text(make_run: Any, label: str) -> None:
     page = _Page(run_report(make_run(label=label), title=label).read_text())
     assert [tag for tag, _ in page.tags].count("script") == 5  # two that run, three of data
-    assert not [attrs for tag, attrs in page.tags if tag == "img" and not (attrs["src"] or "").startswith("data:") or "onerror" in attrs]
+    assert not [attrs for tag, attrs in page.tags if (tag == "img" and not (attrs["src"] or "").startswith("data:")) or "onerror" in attrs]
     assert label in page.json_of("gallery-data")["names"]
 
 
@@ -152,7 +151,7 @@ def test_training_curves_hold_evaluation_too_and_skip_half_a_line(make_run: Any,
     charts = draw_curves(read_log(log))
     assert [(chart.title, chart.last) for chart in charts] == [("loss", 0.01), ("learning_rate", 0.0001)]
     assert "eval from 0.2 to 0.2" in charts[0].svg
-    assert run_report(make_run(), training=log).read_text().count("data-rest=\"last\"") == 2
+    assert run_report(make_run(), training=log).read_text().count('data-rest="last"') == 2
 
 
 @pytest.mark.parametrize(("lines", "sentence"), [(["", "{"], "holds no logged step"), (None, r"there is no logging\.jsonl")])

@@ -83,4 +83,28 @@ def test_the_command_takes_the_place_of_the_pictures_and_refuses_another_word(ma
     assert main(["report", str(run), "--thumbnails", "folder", "--max-images", "2"]) == 0
     assert len(list((run / "report_files").iterdir())) == 2
     assert main(["report", str(run), "--thumbnails", "cloud"]) == 2
-    assert "'cloud' is none of auto, inline, folder, none" in capsys.readouterr().err
+    assert "'cloud' is none of folder, inline, none" in capsys.readouterr().err
+
+
+def test_an_evaluation_writes_the_report_of_its_own_result(make_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, config = make_run(), tmp_path / "eval.yaml"
+    config.write_text("report: true\nlabel_match: exact\npixel_mode: exact\n")
+    assert main(["eval", "--config", str(config), "--pred_jsonl", str(run), "--out_dir", str(tmp_path / "eval")]) == 0
+    assert "pixels=exact" in (tmp_path / "eval" / "report.html").read_text()
+    assert _pictures(tmp_path / "eval" / "report.html") == [1, 1, 1, 1]
+    assert str(tmp_path / "eval" / "report.html") in capsys.readouterr().err
+    assert main(["eval", "--config", str(config), "--no-report", "--pred_jsonl", str(run), "--out_dir", str(tmp_path / "eval")]) == 0
+    assert not (tmp_path / "eval" / "report.html").exists()  # results of an earlier run are replaced as a whole
+
+
+def test_an_evaluation_is_not_lost_because_its_images_are(make_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run()
+    for image in (run / "images").iterdir():
+        image.unlink()
+    arguments = ["eval", "--pred_jsonl", str(run), "--out_dir", str(tmp_path / "eval"), "--label-match", "exact", "--report"]
+    assert main(arguments) == 0
+    assert "warning: the report has no pictures" in capsys.readouterr().err
+    assert "This report has no pictures: " in (tmp_path / "eval" / "report.html").read_text()
+    assert (tmp_path / "eval" / "metrics.json").exists()
+    assert main([*arguments, "--report-thumbnails", "none"]) == 0
+    assert "warning" not in capsys.readouterr().err
