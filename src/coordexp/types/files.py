@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -14,6 +16,7 @@ from typing import IO
 
 from coordexp.types.errors import OutputError
 
+_PART = ".part"
 _CANNOT_WRITE = {
     errno.ENOSPC: "no space left on the device",
     errno.EDQUOT: "the disk quota is used up",
@@ -103,19 +106,13 @@ def atomic_folder(path: Path) -> Generator[Path]:
     """
     with translate_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-        try:
-            yield temporary
-            temporary.chmod(0o755)
+        with _workspace(path.parent, path.name) as work:
+            new = work / "new"
+            new.mkdir()
+            yield new
             if path.exists():
-                old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-                path.rename(old / "previous")
-                temporary.rename(path)
-                shutil.rmtree(old)
-            else:
-                temporary.rename(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                path.rename(work / "previous")
+            new.rename(path)
 
 
 @contextmanager
@@ -130,21 +127,54 @@ def replace_owned(folder: Path, *, is_owned: Callable[[str], bool]) -> Generator
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError("is a file, not a folder", where=str(folder), fix="choose another output folder")
-    if not folder.is_dir() or all(is_owned(entry.name) for entry in folder.iterdir()):
+    if not folder.is_dir() or (_can_be_moved(folder) and all(is_owned(entry.name) for entry in folder.iterdir())):
         with atomic_folder(folder) as new:
             yield new
         return
-    with translate_os_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as name:
-        new = Path(name)
+    with translate_os_errors(folder), _workspace(folder, "results") as work:
+        new, previous = work / "new", work / "previous"
+        new.mkdir()
         yield new
+        previous.mkdir()
         for entry in [entry for entry in folder.iterdir() if is_owned(entry.name)]:
-            _remove(entry)
+            entry.rename(previous / entry.name)
         for entry in sorted(new.iterdir()):
             entry.rename(folder / entry.name)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+def _can_be_moved(folder: Path) -> bool:
+    """Not so where somebody stands in it, for a mounted folder, for a link to another disk, and below a folder that is closed to us."""
+    real = folder.resolve()
+    is_in_use = Path.cwd().is_relative_to(real)
+    return not is_in_use and not folder.is_symlink() and not os.path.ismount(folder) and os.access(real.parent, os.W_OK)
+
+
+@contextmanager
+def _workspace(parent: Path, name: str) -> Generator[Path]:
+    """A hidden folder in `parent`, gone when the block ends. Those of the same name that killed processes left there go first."""
+    for leftover in parent.glob(f"{glob.escape(f'.{name}.')}*{_PART}"):
+        with _lock(leftover) as is_free:
+            if is_free:
+                shutil.rmtree(leftover, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}.", suffix=".made"))
+    with _lock(made):  # before it has a name that another process would look at
+        work = made.rename(made.with_suffix(_PART))
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Generator[bool]:
+    """Whether the folder was free; then it is ours until the block, or the process, ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_free = True
+    except OSError:  # somebody else's, or a file system without locks
+        is_free = False
+    try:
+        yield is_free
+    finally:
+        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coordexp.types.errors import OutputError
-from coordexp.types.files import atomic_folder, atomic_writer, ensure_output_folder, write_text
+from coordexp.types.files import atomic_folder, atomic_writer, ensure_output_folder, replace_owned, write_text
 
 
 def test_an_interrupted_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -40,6 +41,66 @@ def test_a_new_folder_replaces_every_file_of_the_old_one(tmp_path: Path) -> None
         with atomic_folder(tmp_path / "eval") as folder:
             (folder / name).write_text(name)
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["b.json"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from coordexp.types.files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as folder:
+    (folder / "half.json").write_text("1")
+    print("inside", flush=True)
+    time.sleep(600)
+"""
+
+
+def _write_folder(target: Path, name: str) -> None:
+    with atomic_folder(target) as folder:
+        (folder / name).write_text("")
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    target = tmp_path / "eval"
+    _write_folder(target, "old.json")
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        _write_folder(target, "new.json")
+        (in_use,) = tmp_path.glob(".eval.*.part")
+        assert (in_use / "new" / "half.json").exists()
+        process.send_signal(signal.SIGKILL)
+    assert len(list(tmp_path.iterdir())) == 2
+    _write_folder(target, "newest.json")
+    assert [path.name for path in tmp_path.rglob("*")] == ["eval", "newest.json"]
+
+
+def _replace(folder: Path, *names: str) -> None:
+    with replace_owned(folder, is_owned=lambda name: name.endswith(".json")) as new:
+        for name in names:
+            (new / name).write_text("new")
+
+
+def test_the_folder_somebody_stands_in_stays_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text("old")
+    monkeypatch.chdir(tmp_path)
+    number = tmp_path.stat().st_ino
+    _replace(Path(), "b.json")
+    assert (os.listdir(tmp_path), tmp_path.stat().st_ino) == (["b.json"], number)
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "eval").symlink_to("disk")
+    _replace(tmp_path / "eval", "a.json")
+    assert (tmp_path / "eval").is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["a.json"]
+
+
+def test_files_of_others_stay_and_own_ones_are_replaced(tmp_path: Path) -> None:
+    for name in ("old.json", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    _replace(tmp_path, "new.json")
+    assert sorted(os.listdir(tmp_path)) == ["new.json", "notes.txt"]
 
 
 def test_a_folder_below_a_file_is_refused_with_one_sentence(tmp_path: Path) -> None:
