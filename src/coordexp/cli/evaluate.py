@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from coordexp.cli import compare
-from coordexp.cli.flags import overrides_of
+from coordexp.cli.flags import overrides_of, read_path
 from coordexp.types.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ def _is_number(text: str) -> bool:
 def evaluate(
     ctx: typer.Context,
     config: Annotated[Path | None, typer.Option("--config", help="Evaluation file (YAML); flags win over it.")] = None,
-    pred_jsonl: Annotated[Path | None, typer.Option("--pred_jsonl", "--pred-jsonl", help="The artifact gt_vs_pred.jsonl.")] = None,
-    out_dir: Annotated[Path | None, typer.Option("--out_dir", "--out-dir", help="Folder for the results.")] = None,
+    pred_jsonl: Annotated[
+        Path | None, typer.Option("--pred_jsonl", "--pred-jsonl", parser=read_path, metavar="<path>", help="The artifact gt_vs_pred.jsonl.")
+    ] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out_dir", "--out-dir", parser=read_path, metavar="<path>", help="Folder for the results.")] = None,
     metrics: Annotated[str | None, typer.Option("--metrics", help="coco | f1ish | both")] = None,
     strict_parse: Annotated[bool | None, typer.Option("--strict-parse/--no-strict-parse", help="Stop at a line that is not JSON.")] = None,
     no_segm: Annotated[bool, typer.Option("--no-segm", "--no_segm", help="Boxes only.")] = False,

@@ -10,6 +10,15 @@ if TYPE_CHECKING:
     from coordexp.config.loading import Override
 
 
+def read_path(text: str) -> Path:
+    """The path of a flag. An empty text, which a variable of the shell that is not set leaves behind, would be the current folder."""
+    if not text:
+        import typer
+
+        raise typer.BadParameter("expected a path, got an empty text")
+    return Path(text)
+
+
 def overrides_of(values: Mapping[str, tuple[str, Any]]) -> list[Override]:
     """`{"infer.limit": ("--limit", 5)}` → overrides that name the flag as their origin; None is a flag that was not given."""
     from coordexp.config.loading import Override

@@ -136,7 +136,7 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEn
         scores=scores,
         f1ish=found,
         analysis=analysis,
-        warnings=(*data.warnings, *(report.warnings if report else ())),
+        warnings=(*_emptiness(data), *data.warnings, *(report.warnings if report else ())),
         with_segm=settings.with_segm,
         semantic_report=report,
     )
@@ -147,6 +147,14 @@ def _label(data: EvaluationSet, settings: EvalSettings, encoder: TextEncoder | N
     if data.coco is not None:
         return label_by_file(data)
     return apply_label_rule(data, encoder=encoder, threshold=settings.semantic_threshold, progress=progress)
+
+
+def _emptiness(data: EvaluationSet) -> tuple[str, ...]:
+    """Rates without anything to count are 1: that must not pass for a good result."""
+    left_out = [f"{name} {data.counters[name]}" for name in ("invalid_json", "missing_size") if data.counters[name]]
+    if not data.images:
+        return (f"there is no image to evaluate, so no number means anything ({', '.join(left_out) or 'the file is empty'})",)
+    return ()
 
 
 def _with_intervals(result: EvaluationResult, settings: EvalSettings, progress: Progress) -> EvaluationResult:

@@ -11,6 +11,7 @@ from coordexp.config.evaluation import EvalSettings as EvalSection
 from coordexp.evaluation.artifacts import is_artifact
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.result import EvaluationResult
+from coordexp.pipeline.artifacts import check_writable
 from coordexp.recipes.report import REPORT_NAME, ReportOptions, write_report
 from coordexp.semantics.encoder import LazyEncoder
 from coordexp.types.errors import DataError
@@ -30,6 +31,7 @@ def run_evaluation(config: EvalConfig, *, progress: Progress | None = None) -> E
     """
     progress = progress or NoProgress()
     run = RunFiles.of(config.pred_jsonl)
+    check_writable(config.out_dir)
     settings = evaluation_settings(config, prompt=run.prompt)
     result = evaluate(run.predictions, settings=settings, encoder=label_encoder(config), progress=progress)
     save_evaluation(result, config.out_dir, section=config, run=run, progress=progress)
