@@ -61,6 +61,13 @@ def evaluate(
     pred_jsonl: Annotated[
         Path | None, typer.Option("--pred_jsonl", "--pred-jsonl", parser=read_path, metavar="<path>", help="The artifact gt_vs_pred.jsonl.")
     ] = None,
+    coco_gt: Annotated[
+        Path | None, typer.Option("--coco-gt", "--coco_gt", parser=read_path, metavar="PATH", help="COCO or LVIS instances, in place of --pred_jsonl.")
+    ] = None,
+    coco_preds: Annotated[
+        Path | None, typer.Option("--coco-preds", "--coco_preds", parser=read_path, metavar="PATH", help="COCO results, with --coco-gt.")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Rules for COCO files: auto | coco | lvis")] = None,
     out_dir: Annotated[Path | None, typer.Option("--out_dir", "--out-dir", parser=read_path, metavar="<path>", help="Folder for the results.")] = None,
     metrics: Annotated[str | None, typer.Option("--metrics", help="coco | f1ish | both")] = None,
     strict_parse: Annotated[bool | None, typer.Option("--strict-parse/--no-strict-parse", help="Stop at a line that is not JSON.")] = None,
@@ -98,6 +105,9 @@ def evaluate(
     flags = overrides_of(
         {
             "pred_jsonl": ("--pred_jsonl", pred_jsonl),
+            "coco_gt": ("--coco-gt", coco_gt),
+            "coco_preds": ("--coco-preds", coco_preds),
+            "protocol": ("--protocol", protocol),
             "out_dir": ("--out_dir", out_dir),
             "metrics": ("--metrics", metrics),
             "strict_parse": ("--strict-parse", strict_parse),

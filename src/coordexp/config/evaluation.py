@@ -67,13 +67,34 @@ class EvalConfig(FileSection, EvalSettings):
 
     unbuilt: ClassVar[tuple[Unbuilt, ...]] = EVALUATION
 
-    pred_jsonl: FilePath
-    """The artifact `gt_vs_pred.jsonl`. No default."""
+    pred_jsonl: FilePath | None = None
+    """The artifact `gt_vs_pred.jsonl`. Either this, or `coco_gt` with `coco_preds`."""
+    coco_gt: FilePath | None = None
+    """COCO instances file, also of LVIS, for predictions that come from elsewhere."""
+    coco_preds: FilePath | None = None
+    """COCO results file: boxes, masks or both, with scores."""
+    protocol: Literal["auto", "coco", "lvis"] = "auto"
+    """Rules for COCO files. auto: those of LVIS when the instances file says for which categories each image is annotated."""
     out_dir: FilePath
     """Folder for the results; those of an earlier run in it are replaced. No default."""
 
     def problems(self) -> Iterator[KeyProblem]:
         yield from threshold_problems(self, "")
+        yield from self._input_problems()
+
+    def _input_problems(self) -> Iterator[KeyProblem]:
+        """Exactly one of the two kinds of input."""
+        if self.coco_gt is None and self.coco_preds is None:
+            if self.pred_jsonl is None:
+                yield KeyProblem("pred_jsonl", "is required", "give --pred_jsonl, or --coco-gt with --coco-preds")
+            if self.protocol != "auto":
+                yield KeyProblem("protocol", "is for COCO files alone", "remove it, or give --coco-gt with --coco-preds in place of --pred_jsonl")
+        elif self.pred_jsonl is not None:
+            yield KeyProblem("pred_jsonl", "stands beside coco_gt or coco_preds", "give --pred_jsonl, or --coco-gt with --coco-preds, not both")
+        elif self.coco_gt is None:
+            yield KeyProblem("coco_gt", "is required beside coco_preds", "give --coco-gt")
+        elif self.coco_preds is None:
+            yield KeyProblem("coco_preds", "is required beside coco_gt", "give --coco-preds")
 
 
 def threshold_problems(settings: EvalSettings, prefix: str) -> Iterator[KeyProblem]:

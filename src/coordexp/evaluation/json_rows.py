@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import gc
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -34,6 +36,18 @@ def as_array(rows: Iterable[Sequence[msgspec.Struct]]) -> Iterator[bytes]:
             yield separator + _encode_lines(part).rstrip(b"\n").replace(b"\n", b",\n")
             separator = b",\n"
     yield b"[]\n" if separator == b"[\n" else b"\n]\n"
+
+
+@contextmanager
+def no_collection() -> Generator[None]:
+    """Leaves the garbage collector out: rows hold no cycles, and looking for some among millions of short lists takes a third of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def plain_numbers(values: Floats) -> list[Any]:

@@ -14,6 +14,7 @@ from coordexp.evaluation.columns import EvaluationSet, Floats
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS, DetCounts, DetResult
 from coordexp.evaluation.f1ish import F1ishResult
 from coordexp.evaluation.frames import ResultFrames, to_frames
+from coordexp.evaluation.json_rows import no_collection
 from coordexp.evaluation.labels import LabelPlan
 from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.resampling import Intervals
@@ -110,7 +111,8 @@ class EvaluationResult:
 
     def write_into(self, folder: Path) -> None:
         """Write the artifacts into a folder that the caller makes appear."""
-        write_artifacts(self, folder)
+        with no_collection():
+            write_artifacts(self, folder)
 
 
 def class_rows(labels: LabelPlan, det: DetResult, category_ap: Floats) -> tuple[ClassRow, ...]:

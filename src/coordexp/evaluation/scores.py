@@ -49,12 +49,13 @@ def plan_scores(data: EvaluationSet, labels: LabelPlan, *, mode: ScoreMode = "au
 def _ties(scores: Floats, labels: LabelPlan) -> str | None:
     """AP ranks within a category: only equal scores there matter."""
     ranked = labels.pred_category > 0
-    keys = np.stack([labels.pred_category[ranked].astype(np.float64), scores[ranked]])
-    _, counts = np.unique(keys, axis=1, return_counts=True)
-    tied = int(counts[counts > 1].sum())
-    if not tied:
+    category, score = labels.pred_category[ranked], scores[ranked]
+    order = np.lexsort((score, category))
+    is_repeat = (np.diff(category[order]) == 0) & (np.diff(score[order]) == 0)
+    tied = int(np.count_nonzero(np.append(is_repeat, False) | np.insert(is_repeat, 0, False)))
+    if not tied or not len(order):
         return None
-    return f"{tied} of {int(ranked.sum())} predictions share their score with another one of their category, so AP depends on the order of the file"
+    return f"{tied} of {len(order)} predictions share their score with another one of their category, so AP depends on the order of the file"
 
 
 def _constant(num_pred: int, *, missing: int, asked: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from coordexp.config.evaluation import EvalConfig
 from coordexp.config.evaluation import EvalSettings as EvalSection
 from coordexp.evaluation.artifacts import is_artifact
-from coordexp.evaluation.evaluate import EvalSettings, evaluate
+from coordexp.evaluation.evaluate import EvalSettings, evaluate, evaluate_coco
 from coordexp.evaluation.result import EvaluationResult
 from coordexp.pipeline.artifacts import check_writable
 from coordexp.recipes.report import REPORT_NAME, ReportOptions, write_report
@@ -24,21 +25,32 @@ from coordexp.viz.run_files import RunFiles
 
 
 def run_evaluation(config: EvalConfig, *, progress: Progress | None = None) -> EvaluationResult:
-    """Evaluate `pred_jsonl` and write the artifacts to `out_dir`.
+    """Evaluate `pred_jsonl`, or `coco_preds` against `coco_gt`, and write the artifacts to `out_dir`.
 
     Raises:
         UserError: the predictions cannot be read, a setting cannot be served, or the folder cannot be written.
     """
     progress = progress or NoProgress()
-    run = RunFiles.of(config.pred_jsonl)
+    run = _find_run(config)
     check_writable(config.out_dir)
-    settings = evaluation_settings(config, prompt=run.prompt)
-    result = evaluate(run.predictions, settings=settings, encoder=label_encoder(config), progress=progress)
+    settings = replace(evaluation_settings(config, prompt=run.prompt), protocol=config.protocol)
+    if config.coco_gt is not None:
+        result = evaluate_coco(config.coco_gt, run.predictions, settings=settings, progress=progress)
+    else:
+        result = evaluate(run.predictions, settings=settings, encoder=label_encoder(config), progress=progress)
     save_evaluation(result, config.out_dir, section=config, run=run, progress=progress)
     for warning in result.warnings:
         progress.say(f"warning: {warning}")
     progress.say(f"{result}\nresults: {config.out_dir}")
     return result
+
+
+def _find_run(config: EvalConfig) -> RunFiles:
+    """What inference wrote beside the predictions; nothing when they are a COCO file."""
+    if config.pred_jsonl is not None:
+        return RunFiles.of(config.pred_jsonl)
+    assert config.coco_preds is not None  # checked by the schema
+    return RunFiles(config.coco_preds, {}, {})
 
 
 def evaluation_settings(section: EvalSection, *, prompt: str = "unknown") -> EvalSettings:
