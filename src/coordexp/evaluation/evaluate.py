@@ -63,7 +63,7 @@ class EvalSettings:
 
 
 def evaluate(
-    source: Path | Iterable[Mapping[str, Any]],
+    source: Path | str | Iterable[Mapping[str, Any]],
     *,
     settings: EvalSettings | None = None,
     encoder: TextEncoder | None = None,
@@ -82,6 +82,7 @@ def evaluate(
         BackendError: names have to be compared and the encoder cannot be had.
     """
     settings = settings or EvalSettings()
+    source = Path(source) if isinstance(source, str) else source
     if isinstance(source, Path):
         data = ingest_file(source, pixel_mode=settings.pixel_mode, strict_parse=settings.strict_parse, progress=progress)
     else:

@@ -100,13 +100,13 @@ class EvaluationResult:
         """
         return to_frames(self)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the artifacts; those that an earlier run left in the folder are replaced as a whole, other files in it stay.
 
         Raises:
             OutputError: the folder cannot be written.
         """
-        with replace_owned(folder, is_owned=is_artifact) as new:
+        with replace_owned(Path(folder), is_owned=is_artifact) as new:
             self.write_into(new)
 
     def write_into(self, folder: Path) -> None:

@@ -19,12 +19,12 @@ def test_records_in_memory_and_their_file_give_the_same_numbers(tmp_path: Path, 
     records = make_scenes(12, seed=4)
     path = tmp_path / "gt_vs_pred.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert evaluate(path).metrics == evaluate(iter(records)).metrics
+    assert evaluate(path).metrics == evaluate(str(path)).metrics == evaluate(iter(records)).metrics
 
 
 def test_a_saved_result_holds_what_the_object_holds(tmp_path: Path, make_scenes: Any) -> None:
     result = evaluate(make_scenes(12, seed=4))
-    result.save(tmp_path / "eval")
+    result.save(str(tmp_path / "eval"))
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["metrics"] == dict(result.metrics)
 
 
