@@ -21,9 +21,10 @@ from coordexp.types.errors import DataError
 from coordexp.types.files import replace_owned, write_text
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.viz.compare_page import render_comparison
-from coordexp.viz.gallery import Card, build_cards
+from coordexp.viz.gallery_data import Gallery, build_gallery
 from coordexp.viz.images import choose_image_root
 from coordexp.viz.run_files import PREDICTIONS, RunFiles
+from coordexp.viz.thumbnails import PicturePlan, make_thumbnails
 
 _OWN = frozenset({"compare.json", "compare.html"})
 
@@ -39,12 +40,12 @@ def run_compare(config: CompareConfig, *, progress: Progress | None = None) -> t
     names = distinct_names(run_a.files.predictions, run_b.files.predictions)
     a, b = (_evaluate(run, config, progress=progress) for run in (run_a, run_b))
     check_same_data(a, b, names=names)
-    cards = _cards(a, b, run_b.files, config, progress=progress)  # before the long part: pictures that cannot be read are said at once
+    gallery = _gallery(a, b, run_b.files, config, progress=progress)  # before the long part: pictures that cannot be read are said at once
     comparison = compare(a, b, num_resamples=config.bootstrap, seed=config.bootstrap_seed, names=names, progress=progress)
     folder = config.out_dir or run_b.files.predictions.parent / f"compare_with_{names[0].replace('/', '_')}"
     with replace_owned(folder, is_owned=_OWN.__contains__) as new:
         write_text(new / "compare.json", msgspec.json.format(msgspec.json.encode(comparison_summary(comparison)), indent=2).decode() + "\n")
-        write_text(new / "compare.html", render_comparison(comparison, (run_a.files, run_b.files), cards=cards))
+        write_text(new / "compare.html", render_comparison(comparison, (run_a.files, run_b.files), gallery=gallery))
     for warning in comparison.warnings:
         progress.say(f"warning: {warning}")
     for letter, result in (("A", a), ("B", b)):
@@ -92,12 +93,14 @@ def _evaluate(run: _Run, config: CompareConfig, *, progress: Progress) -> Evalua
     return evaluate(run.files.predictions, settings=settings, encoder=label_encoder(section), progress=progress)
 
 
-def _cards(a: EvaluationResult, b: EvaluationResult, files: RunFiles, config: CompareConfig, *, progress: Progress) -> list[Card]:
-    places = [change.place for change in changed_images(a, b)[: config.max_images]]
+def _gallery(a: EvaluationResult, b: EvaluationResult, files: RunFiles, config: CompareConfig, *, progress: Progress) -> Gallery | None:
+    """The images that changed most; None without any."""
+    places = sorted(change.place for change in changed_images(a, b)[: config.max_images])
     if not places:
-        return []
+        return None
     try:
         root = choose_image_root(files.predictions, asked=config.root_image_dir, recorded=files.image_root)
-        return build_cards([("A", a), ("B", b)], places, root=root, progress=progress)
+        pictures = make_thumbnails(b.data.images, PicturePlan(embedded=tuple(places)), root=root, progress=progress)
     except DataError as error:
         raise DataError(error.what, where=error.where, fix=f"{error.fix}, or leave them out with --max-images 0") from error
+    return build_gallery([("A", a), ("B", b)], pictures, places=places, with_changes=True)

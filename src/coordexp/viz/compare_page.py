@@ -2,60 +2,41 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-from coordexp.evaluation.compare import Comparison, ImageChange
+from coordexp.evaluation.compare import Comparison
 from coordexp.viz.comparison_data import HEADLINES, chance_sentence, interval_mark, shared_facts, spell_share, widest
-from coordexp.viz.gallery import Card
-from coordexp.viz.page import asset, page_environment, script_hash
+from coordexp.viz.gallery_data import Gallery
+from coordexp.viz.page import asset, content_policy, page_environment
 from coordexp.viz.palette import class_color
 from coordexp.viz.run_files import RunFiles
 
 _TILES = ("F1 at IoU 0.50", "F1, mean over IoU", "Mean IoU of hits", "COCO AP")
+_SCRIPTS = ("page.js", "gallery.js")
 
 
-@dataclass(frozen=True, slots=True)
-class ChangedCard:
-    """A card of the gallery with what changed on it."""
-
-    card: Card
-    gained: str
-    """Names of the objects that only B finds. Example: `2 × dog, cat`"""
-    lost: str
-    num_gained: int
-    num_lost: int
-    labels: tuple[str, ...]
-    """Distinct names of the objects that changed, for the filter."""
-
-
-def render_comparison(comparison: Comparison, files: tuple[RunFiles, RunFiles], *, cards: Sequence[Card] = ()) -> str:
-    """The page as text. `cards` are those of the first of `comparison.images`, in that order.
+def render_comparison(comparison: Comparison, files: tuple[RunFiles, RunFiles], *, gallery: Gallery | None = None) -> str:
+    """The page as text. `gallery` holds images that changed.
 
     Raises:
         BackendError: jinja2 is not installed.
     """
-    script = asset("report.js")
+    scripts = {name: asset(name) for name in _SCRIPTS}
     headlines = [(name, comparison.metrics[key]) for key, name in HEADLINES if key in comparison.metrics]
-    changed = [_changed(card, change, comparison) for card, change in zip(cards, comparison.images, strict=False)]
     return (
         page_environment()
         .get_template("compare.html.j2")
         .render(
             style=asset("report.css") + asset("compare.css"),
-            script=script,
-            script_hash=script_hash(script),
+            scripts=scripts,
+            policy=content_policy(scripts.values()),
             comparison=comparison,
             has_intervals=comparison.num_resamples > 0,
             tiles=[item for item in headlines if item[0] in _TILES],
             headlines=headlines,
             groups=(("By size of the object", "size", comparison.by_size), ("By objects in the image", "objects", comparison.by_num_objects)),
             chance=chance_sentence(comparison),
-            cards=changed,
-            labels=sorted({label for item in changed for label in item.labels}),
+            gallery=gallery,
             facts=sorted(shared_facts(files, comparison), key=lambda fact: not fact.differs),
-            notices=_notices(comparison, cards),
+            notices=_notices(comparison, gallery),
             mark=interval_mark,
             widest_of_headlines=widest(change for _, change in headlines),
             widest_of=lambda rows: widest(row.f1 for row in rows),
@@ -65,29 +46,13 @@ def render_comparison(comparison: Comparison, files: tuple[RunFiles, RunFiles], 
     )
 
 
-def _changed(card: Card, change: ImageChange, comparison: Comparison) -> ChangedCard:
-    data = comparison.a.data
-
-    def names(rows: Iterable[int]) -> list[str]:
-        return [data.descs[int(data.gt.desc[row])] or "(no name)" for row in rows]
-
-    gained, lost = names(change.gained), names(change.lost)
-    return ChangedCard(card, _list(gained), _list(lost), len(gained), len(lost), tuple(sorted({*gained, *lost})))
-
-
-def _list(names: Iterable[str]) -> str:
-    """Example: `2 × dog, cat`"""
-    return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in Counter(names).most_common())
-
-
-def _notices(comparison: Comparison, cards: Sequence[Card]) -> list[str]:
+def _notices(comparison: Comparison, gallery: Gallery | None) -> list[str]:
     """What a reader must know before believing a number."""
     notices = list(comparison.warnings)
     for letter, result in (("A", comparison.a), ("B", comparison.b)):
         if not result.scores.ap_valid:
             notices.append(f"COCO AP of {letter} is not valid: {result.scores.ap_note}. F1 does not depend on scores.")
         notices += [f"{letter}: {warning}" for warning in result.warnings]
-    unreadable = sum(card.uri is None for card in cards)
-    if unreadable:
-        notices.append(f"{unreadable} of the {len(cards)} images in the gallery could not be read; their boxes are drawn on an empty ground.")
+    if gallery is not None and gallery.unreadable:
+        notices.append(f"{len(gallery.unreadable)} images could not be read; their boxes are drawn on an empty ground. The first: {gallery.unreadable[0]}")
     return notices

@@ -77,10 +77,10 @@ def interval_mark(change: Change, limit: float) -> str:
     middle = HEIGHT / 2
     line = ""
     if change.low is not None and change.high is not None:
-        line = f'<line class="reach" x1="{_x(change.low, limit)}" x2="{_x(change.high, limit)}" y1="{middle}" y2="{middle}"/>'
+        line = f'<line class="span" x1="{_x(change.low, limit)}" x2="{_x(change.high, limit)}" y1="{middle}" y2="{middle}"/>'
     zero = f'<line class="zero" x1="{WIDTH / 2}" x2="{WIDTH / 2}" y1="0" y2="{HEIGHT}"/>'
     dot = f'<circle cx="{_x(change.delta, limit)}" cy="{middle}" r="3.6"/>'
-    return f'<svg class="interval {style}" viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">{zero}{line}{dot}</svg>'
+    return f'<svg class="reach {style}" viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">{zero}{line}{dot}</svg>'
 
 
 def shared_facts(files: tuple[RunFiles, RunFiles], comparison: Comparison) -> list[SharedFact]:

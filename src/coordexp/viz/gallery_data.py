@@ -46,7 +46,7 @@ class Gallery:
     has_scores: bool
     data: str
     pictures: str
-    """Position of an image → `data:` URI."""
+    """Row of an image → `data:` URI."""
 
 
 def rank_images(result: EvaluationResult) -> list[int]:
@@ -57,33 +57,40 @@ def rank_images(result: EvaluationResult) -> list[int]:
     return order
 
 
-def build_gallery(runs: Sequence[tuple[str, EvaluationResult]], thumbnails: Thumbnails, *, folder: str) -> Gallery:
-    """All images. `runs` are (name, result) on the same images, the run itself last; `folder` is where the page looks for the files."""
+def build_gallery(
+    runs: Sequence[tuple[str, EvaluationResult]], thumbnails: Thumbnails, *, folder: str = "", places: Sequence[int] | None = None, with_changes: bool = False
+) -> Gallery:
+    """`runs` are (name, result) on the same images, the run itself last; `folder` is where the page looks for the files.
+
+    `places`: the images that are shown, in this order; None: all. `with_changes`: cards name the objects that only one of two runs finds.
+    """
     last = runs[-1][1]
     names: dict[str, int] = {}
     num_images = len(last.data.images)
+    shown = range(num_images) if places is None else places
     gt = _by_image(last.data.gt, _ground_truths([result for _, result in runs], names), num_images)
     preds = [_by_image(result.data.pred, _predictions(result, names), num_images) for _, result in runs]
     images: list[list[object]] = [
         [image.file_name, image.width, image.height, gt[place], [pred[place] for pred in preds], _picture_state(thumbnails, place)]
-        for place, image in enumerate(last.data.images)
+        for place, image in ((place, last.data.images[place]) for place in shown)
     ]
     data = {
         "runs": [name for name, _ in runs],
         "names": list(names),
         "types": list(ErrorType),
         "folder": folder,
+        "changes": with_changes,
         "images": images,
     }
     return Gallery(
         run_names=tuple(name for name, _ in runs),
-        num_images=num_images,
+        num_images=len(images),
         num_embedded=len(thumbnails.embedded),
         num_filed=len(thumbnails.filed),
         unreadable=thumbnails.unreadable,
         has_scores=bool(np.isfinite(last.data.pred.scores).any()),
         data=script_json(data),
-        pictures=script_json({str(place): uri for place, uri in thumbnails.embedded.items()}),
+        pictures=script_json({str(row): thumbnails.embedded[place] for row, place in enumerate(shown) if place in thumbnails.embedded}),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from coordexp.evaluation.result import EvaluationResult
 from coordexp.types.errors import DataError
 from coordexp.viz.crops import Crop
 from coordexp.viz.gallery_data import Gallery
-from coordexp.viz.page import asset, page_environment, script_hash
+from coordexp.viz.page import asset, content_policy, page_environment
 from coordexp.viz.report_curves import curves_view
 from coordexp.viz.report_data import breakdown, build_tiles, class_rows, counters, run_facts, threshold_chart
 from coordexp.viz.report_errors import confusion_view, error_rows
@@ -56,7 +56,7 @@ def render_report(
             title=title or run.name,
             style=asset("report.css"),
             scripts=scripts,
-            policy=_policy(scripts.values(), with_files=gallery.num_filed > 0),
+            policy=content_policy(scripts.values(), with_files=gallery.num_filed > 0),
             before=before,
             result=result,
             tiles=build_tiles(result, old),
@@ -109,10 +109,3 @@ def _notices(run: ReportRun, before: ReportRun | None, gallery: Gallery) -> list
         count, tried = len(gallery.unreadable), len(gallery.unreadable) + gallery.num_embedded + gallery.num_filed
         notices.append(f"{count:,} of {tried:,} images could not be read; their boxes are drawn on an empty ground. The first: {gallery.unreadable[0]}")
     return [*notices, *run.result.warnings]
-
-
-def _policy(scripts: Iterable[str], *, with_files: bool) -> str:
-    """Only the page's own scripts run, nothing is fetched but pictures beside the page."""
-    hashes = " ".join(f"'sha256-{script_hash(script)}'" for script in scripts)
-    images = "data: 'self' file:" if with_files else "data:"
-    return f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'; script-src {hashes}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +27,20 @@ def _page(a: Path, b: Path, **settings: Any) -> str:
     return (folder / "compare.html").read_text()
 
 
-def test_the_page_holds_everything_and_runs_only_its_own_script(make_run: RunMaker) -> None:
+def _images(page: str) -> list[Any]:
+    """The rows that the gallery is drawn from."""
+    data = re.search(r'<script type="application/json" id="gallery-data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(data[1])["images"] if data else []
+
+
+def test_the_page_holds_everything_and_runs_only_its_own_scripts(make_run: RunMaker) -> None:
     page = _page(make_run("before", drop_last=True), make_run("after"))
-    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'" in page
-    assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?!#|data:)[^\"')]+", page.replace(script, ""))
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts]
+    assert len(hashes) == 2
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {' '.join(hashes)}\"" in page
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?!#)[^\"')]+", markup)
     assert "<title>before → after · comparison</title>" in page
 
 
@@ -41,17 +50,18 @@ def test_text_of_the_data_is_escaped(make_run: RunMaker) -> None:
     assert "&lt;/script&gt;&lt;b onclick=&#39;x&#39;&gt;&amp;&#34;" in page
 
 
-def test_images_that_changed_stand_side_by_side_with_what_was_gained(make_run: RunMaker) -> None:
-    page = _page(make_run("before", drop_last=True), make_run("after"))
-    cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
-    assert [int(place) for place in re.findall(r'<article[^>]*data-place="(\d+)"', page)] == [0, 3]
-    assert all(card.count('class="shot shot-') == 2 for card in cards)
-    assert all('<span class="up">+1</span> found by B only: dog' in card for card in cards)
+def test_only_images_that_changed_are_in_the_gallery_with_both_runs(make_run: RunMaker) -> None:
+    images = _images(_page(make_run("before", drop_last=True), make_run("after")))
+    assert [(file, picture) for file, *_, picture in images] == [("images/0.png", 1), ("images/3.png", 1)]
+    assert [[flags for _, flags, *_ in gt] for _, _, _, gt, *_ in images] == [[3, 2], [2]]  # bit 0: found by A, bit 1: by B
+    assert [[len(preds) for preds in both] for *_, both, _ in images] == [[1, 2], [0, 1]]
 
 
 @pytest.mark.parametrize(("max_images", "count"), [(0, 0), (1, 1), (60, 2)])
 def test_the_page_holds_as_many_images_as_asked_for(make_run: RunMaker, max_images: int, count: int) -> None:
-    assert _page(make_run("before", drop_last=True), make_run("after"), max_images=max_images).count("<article") == count
+    page = _page(make_run("before", drop_last=True), make_run("after"), max_images=max_images)
+    assert len(_images(page)) == count
+    assert ('id="gallery"' in page) == (count > 0)
 
 
 def test_different_rules_are_an_alarm_and_equal_ones_are_shown(make_run: RunMaker) -> None:
@@ -68,7 +78,7 @@ def test_without_resamples_no_interval_is_drawn(make_run: RunMaker) -> None:
     before, after = make_run("before", drop_last=True), make_run("after")
     run_compare(CompareConfig(a=before, b=after, out_dir=before.parent / "out", label_match="exact", bootstrap=0))
     page = (before.parent / "out/compare.html").read_text()
-    assert '<svg class="interval' not in page
+    assert '<svg class="reach' not in page
     assert "B above A</th>" not in page
     assert ">+0." in page
 
@@ -120,10 +130,10 @@ def test_runs_are_named_by_the_shortest_ends_that_differ(tmp_path: Path, a: str,
 def test_a_change_is_drawn_where_it_is(change: Change, style: str, dot: float) -> None:
     drawn = interval_mark(change, 0.5)
     center = re.search(r'<circle cx="([\d.]+)"', drawn)
-    assert f'class="interval {style}"' in drawn
+    assert f'class="reach {style}"' in drawn
     assert center is not None
     assert float(center[1]) == pytest.approx(WIDTH / 2 + dot / 0.5 * (WIDTH / 2 - 5))
-    assert ('class="reach"' in drawn) == (change.low is not None)
+    assert ('class="span"' in drawn) == (change.low is not None)
 
 
 def test_an_axis_is_as_wide_as_its_changes_up_to_a_limit() -> None:

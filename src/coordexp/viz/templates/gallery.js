@@ -2,7 +2,7 @@
 (() => {
   // Only the images of one page of the gallery are elements; all others are rows of this data, whose form viz/gallery_data.py describes.
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const { runs, names, types, folder, images } = read("gallery-data");
+  const { runs, names, types, folder, changes, images } = read("gallery-data");
   const PAGE = 24, MISSED = 4, TAGS_ON_CARD = 12;
   const last = runs.length - 1;
   const byId = (id) => document.getElementById(id);
@@ -31,7 +31,12 @@
     if (gt.some((item) => item[1] & MISSED)) kinds.add("missed");
     const total = 2 * own.hits + own.errors;
     const sure = Math.max(-1, ...preds[last].filter((item) => item[2] < 0 && item[1] !== null).map((item) => item[1]));
-    return { place, file, width, height, gt, preds, picture, counts, kinds, sure, errors: own.errors, f1: total ? (2 * own.hits) / total : 1, gain: counts[0].errors - own.errors };
+    // of two runs: what only the second finds, and what only the first does
+    const foundBy = (flags) => gt.filter((item) => (item[1] & 3) === flags).map((item) => item[0]);
+    const [gained, lost] = runs.length === 2 ? [foundBy(2), foundBy(1)] : [[], []];
+    if (gained.length) kinds.add("gained");
+    if (lost.length) kinds.add("lost");
+    return { place, file, width, height, gt, preds, picture, counts, kinds, sure, gained, lost, errors: own.errors, f1: total ? (2 * own.hits) / total : 1, gain: counts[0].errors - own.errors };
   });
 
   // One object of an image, whichever side it is on.
@@ -121,6 +126,19 @@
     });
     return element;
   };
+  const countsOf = (item) => {
+    const { hits, wrong, missed } = item.counts[last];
+    const element = make("p", "counts");
+    element.append(make("span", "c-hit", plural(hits, "hit")), make("span", "c-false", `${wrong} false`), make("span", "c-miss", `${missed} missed`), make("span", "f1", `F1 ${item.f1.toFixed(2)}`));
+    return element;
+  };
+  const changeOf = (style, sign, run, list) => {
+    const element = make("p", "changed"), tally = new Map();
+    for (const name of list) tally.set(name, (tally.get(name) ?? 0) + 1);
+    const text = [...tally].map(([name, times]) => `${times > 1 ? `${times} × ` : ""}${names[name] || "(no name)"}`).join(", ");
+    element.append(make("span", style, `${sign}${list.length}`), ` found only by ${runs[run]}: ${text}`);
+    return element;
+  };
   const card = (item) => {
     const element = make("article", "card");
     element.dataset.place = item.place;
@@ -129,11 +147,12 @@
     open.setAttribute("aria-label", `Enlarge ${item.file}`);
     open.append(shots(item, false));
     open.addEventListener("click", () => show(item));
-    const caption = make("div", "caption"), file = make("p", "file", item.file), counts = make("p", "counts");
+    const caption = make("div", "caption"), file = make("p", "file", item.file);
     file.title = item.file;
-    const { hits, wrong, missed } = item.counts[last];
-    counts.append(make("span", "c-hit", plural(hits, "hit")), make("span", "c-false", `${wrong} false`), make("span", "c-miss", `${missed} missed`), make("span", "f1", `F1 ${item.f1.toFixed(2)}`));
-    caption.append(file, counts);
+    caption.append(file);
+    if (!changes) caption.append(countsOf(item));
+    if (changes && item.gained.length) caption.append(changeOf("up", "+", 1, item.gained));
+    if (changes && item.lost.length) caption.append(changeOf("down", "−", 0, item.lost));
     element.append(open, caption);
     return element;
   };
@@ -147,6 +166,9 @@
     gain: (a, b) => b.gain - a.gain,
     loss: (a, b) => a.gain - b.gain,
     objects: (a, b) => b.gt.length - a.gt.length,
+    changed: (a, b) => b.gained.length + b.lost.length - a.gained.length - a.lost.length,
+    gained: (a, b) => b.gained.length - a.gained.length,
+    lost: (a, b) => b.lost.length - a.lost.length,
     place: () => 0,
   };
   let found = items, first = 0;
