@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _ARGUMENTS = (
@@ -51,3 +53,38 @@ def browser() -> Iterator[Browser]:
         instance = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
         yield instance
         instance.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Callable[..., Any]:
+    """Opens a file without a network and checks in the end that the console stayed silent and nothing asked to be fetched."""
+
+    @contextmanager
+    def visited(path: Path, *, size: tuple[int, int] = (1280, 900), scheme: Any = "light") -> Iterator[Page]:
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, offline=True)
+        page = context.new_page()
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(dialog.message))
+        page.on("request", lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+        page.goto(path.as_uri())
+        yield page
+        context.close()
+        assert problems == []
+
+    return visited
+
+
+@pytest.fixture
+def is_dark_on_light() -> Callable[[Page], bool]:
+    """Whether the text of a page is darker than its ground."""
+
+    def brightness(color: str) -> float:
+        return sum(float(part) for part in color[color.index("(") + 1 : -1].split(",")[:3])
+
+    def compared(page: Page) -> bool:
+        ink, ground = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+        return brightness(ink) < brightness(ground)
+
+    return compared

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,38 +55,18 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def open_page(browser: Browser, report: Path) -> Opener:
-    """Opens a report without a network and checks in the end that the console stayed silent and nothing asked to be fetched."""
-
-    @contextmanager
-    def opened(path: Path = report, *, size: tuple[int, int] = DESKTOP, scheme: Any = "light") -> Iterator[Page]:
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, offline=True)
-        page = context.new_page()
-        problems: list[str] = []
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("dialog", lambda dialog: problems.append(dialog.message))
-        page.on("request", lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
-        page.goto(path.as_uri())
-        yield page
-        context.close()
-        assert problems == []
-
-    return opened
+def open_page(visit: Opener, report: Path) -> Opener:
+    """Opens a report as `visit` does."""
+    return lambda path=report, **more: visit(path, **more)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_the_page_fits_its_width_and_text_contrasts_with_its_ground(open_page: Opener, size: tuple[int, int], scheme: str) -> None:
+def test_the_page_fits_its_width_and_text_contrasts_with_its_ground(open_page: Opener, is_dark_on_light: Any, size: tuple[int, int], scheme: str) -> None:
     with open_page(size=size, scheme=scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == size[0]
-        ink, ground = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
-        assert (_brightness(ink) < _brightness(ground)) == (scheme == "light")
+        assert is_dark_on_light(page) == (scheme == "light")
         assert page.locator("main > section").evaluate_all("sections => sections.map(section => section.id)") == SECTIONS
-
-
-def _brightness(color: str) -> float:
-    return sum(float(part) for part in color[color.index("(") + 1 : -1].split(",")[:3])
 
 
 def _places(page: Page) -> list[int]:
