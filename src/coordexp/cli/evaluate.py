@@ -87,6 +87,7 @@ def evaluate(
     overlay: Annotated[bool | None, typer.Option("--overlay/--no-overlay", help="Draw the images with most errors.")] = None,
     overlay_k: Annotated[int | None, typer.Option("--overlay-k", "--overlay_k", help="How many are drawn.")] = None,
     report: Annotated[bool | None, typer.Option("--report/--no-report", help="Write report.html: numbers, curves, errors, every image.")] = None,
+    root_image_dir: Annotated[Path | None, typer.Option("--root_image_dir", "--root-image-dir", help="Folder that image paths count from.")] = None,
     report_thumbnails: Annotated[
         str | None, typer.Option("--report-thumbnails", "--report_thumbnails", help="Pictures that are not in it: folder | inline | none")
     ] = None,
@@ -127,6 +128,7 @@ def evaluate(
             "overlay": ("--overlay", overlay),
             "overlay_k": ("--overlay-k", overlay_k),
             "report": ("--report", report),
+            "root_image_dir": ("--root_image_dir", root_image_dir),
             "report_thumbnails": ("--report-thumbnails", report_thumbnails),
             "num_workers": ("--num-workers", num_workers),
             "unknown_policy": ("--unknown-policy", unknown_policy),

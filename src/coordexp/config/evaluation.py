@@ -75,6 +75,8 @@ class EvalConfig(FileSection, EvalSettings):
     """COCO results file: boxes, masks or both, with scores."""
     protocol: Literal["auto", "coco", "lvis"] = "auto"
     """Rules for COCO files. auto: those of LVIS when the instances file says for which categories each image is annotated."""
+    root_image_dir: FilePath | None = None
+    """Folder that image paths count from, for `overlay` and `report`; absent: ROOT_IMAGE_DIR, what inference recorded, the folder of the predictions."""
     out_dir: FilePath
     """Folder for the results; those of an earlier run in it are replaced. No default."""
 

@@ -38,7 +38,7 @@ def run_evaluation(config: EvalConfig, *, progress: Progress | None = None) -> E
         result = evaluate_coco(config.coco_gt, run.predictions, settings=settings, progress=progress)
     else:
         result = evaluate(run.predictions, settings=settings, encoder=label_encoder(config), progress=progress)
-    save_evaluation(result, config.out_dir, section=config, run=run, progress=progress)
+    save_evaluation(result, config.out_dir, section=config, run=run, root_image_dir=config.root_image_dir, progress=progress)
     for warning in result.warnings:
         progress.say(f"warning: {warning}")
     progress.say(f"{result}\nresults: {config.out_dir}")

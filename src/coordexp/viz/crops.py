@@ -11,7 +11,7 @@ from PIL import Image
 from coordexp.evaluation.columns import EvaluationSet, Floats, ObjectTable
 from coordexp.evaluation.error_types import ErrorExample
 from coordexp.types.errors import DataError
-from coordexp.viz.images import embed_picture, open_image
+from coordexp.viz.images import embed_picture, frame_size, open_image
 
 CROP_SIDE = 200
 """Pixels of the picture; larger regions are scaled down."""
@@ -63,13 +63,13 @@ def crop_examples(data: EvaluationSet, examples: Sequence[ErrorExample], *, root
 def _crop(data: EvaluationSet, example: ErrorExample, photo: Image.Image) -> Crop:
     image = data.images[example.image]
     parts = [(side, table, row) for side, table, row in (("gt", data.gt, example.gt), ("pred", data.pred, example.pred)) if row is not None]
-    left, top, side = _region([table.boxes[row] for _, table, row in parts], (image.width, image.height))
+    left, top, side = _region([table.boxes[row] for _, table, row in parts], frame_size(data, example.image))
     return Crop(
         place=example.image,
         left=left,
         top=top,
         side=side,
-        uri=embed_picture(_cut(photo, (left, top, side), scale=photo.width / image.width), side=CROP_SIDE),
+        uri=embed_picture(_cut(photo, (left, top, side), scale=photo.width / (image.width or photo.width)), side=CROP_SIDE),
         outlines=tuple(Outline(name, _points(table, row)) for name, table, row in parts),
         caption=_caption(data, example),
         file_name=image.file_name,

@@ -22,6 +22,7 @@ import numpy as np
 from coordexp.evaluation.columns import EvaluationSet, ObjectTable
 from coordexp.evaluation.error_types import ErrorType
 from coordexp.evaluation.result import EvaluationResult
+from coordexp.viz.images import frame_size
 from coordexp.viz.script_data import script_json
 from coordexp.viz.thumbnails import Thumbnails
 
@@ -71,7 +72,7 @@ def build_gallery(
     gt = _by_image(last.data.gt, _ground_truths([result for _, result in runs], names), num_images)
     preds = [_by_image(result.data.pred, _predictions(result, names), num_images) for _, result in runs]
     images: list[list[object]] = [
-        [image.file_name, image.width, image.height, gt[place], [pred[place] for pred in preds], _picture_state(thumbnails, place)]
+        [image.file_name, *frame_size(last.data, place), gt[place], [pred[place] for pred in preds], _picture_state(thumbnails, place)]
         for place, image in ((place, last.data.images[place]) for place in shown)
     ]
     data = {

@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from coordexp.data.images import load_image
 from coordexp.data.paths import resolve_image
-from coordexp.evaluation.columns import ImageRow
+from coordexp.evaluation.columns import EvaluationSet, ImageRow
 from coordexp.types.errors import DataError
 
 ROOT_VARIABLE = "ROOT_IMAGE_DIR"
@@ -43,6 +44,16 @@ def open_image(root: Path, image: ImageRow) -> Image.Image:
         DataError: the path leaves the root, or there is no readable image.
     """
     return load_image(resolve_image(root, image.file_name))
+
+
+def frame_size(data: EvaluationSet, place: int) -> tuple[int, int]:
+    """(width, height) that the objects of an image count in; where the data do not say it, as far as the objects reach."""
+    image = data.images[place]
+    if image.width and image.height:
+        return image.width, image.height
+    corners = np.concatenate([table.boxes[table.image == place, 2:] for table in (data.gt, data.pred)])
+    width, height = np.ceil(corners.max(axis=0, initial=1.0)).astype(np.int64).tolist()
+    return width, height
 
 
 def embed_picture(picture: Image.Image, *, side: int) -> str:

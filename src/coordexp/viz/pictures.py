@@ -14,7 +14,7 @@ from coordexp.evaluation.columns import EvaluationSet, ObjectTable
 from coordexp.types.errors import DataError
 from coordexp.types.files import translate_os_errors
 from coordexp.types.progress import NoProgress, Progress
-from coordexp.viz.images import open_image
+from coordexp.viz.images import frame_size, open_image
 from coordexp.viz.palette import class_color, readable_on
 
 PANEL_SIDE = 640
@@ -69,7 +69,7 @@ def write_pictures(data: EvaluationSet, images: Sequence[int], *, root: Path, fo
             unreadable.append(str(error))
         gt = drawn_objects(data, data.gt, range(gt_ranges[place], gt_ranges[place + 1]))
         pred = drawn_objects(data, data.pred, range(pred_ranges[place], pred_ranges[place + 1]))
-        picture = draw_pair(photo, gt=gt, pred=pred, size=(row.width, row.height), title=row.file_name)
+        picture = draw_pair(photo, gt=gt, pred=pred, size=frame_size(data, place), title=row.file_name)
         files.append(_save(picture, folder / f"vis_{number:04d}.png"))
     if images and len(unreadable) == len(images):
         raise DataError(f"no image can be read: {unreadable[0]}", where=str(root), fix="give the folder that image paths count from with --root_image_dir")

@@ -28,6 +28,9 @@ _TILES = (
     ("f1_det@0.75", "F1 at IoU 0.75", "As F1 at 0.50, for boxes that fit closely."),
     ("bbox_AP", "COCO AP", "Average precision over IoU 0.50:0.95, ranked by score."),
     ("bbox_AP50", "COCO AP50", "Average precision at IoU 0.50, ranked by score."),
+    ("bbox_APr", "COCO AP, rare", "Average precision of the classes that LVIS calls rare: in 1 to 10 images of its training set."),
+    ("bbox_APc", "COCO AP, common", "Average precision of the classes in 11 to 100 images of the training set."),
+    ("bbox_APf", "COCO AP, frequent", "Average precision of the classes in more than 100 images of the training set."),
     ("segm_AP", "Mask AP", "Average precision of pixel masks over IoU 0.50:0.95, ranked by score."),
 )
 
@@ -45,6 +48,11 @@ _COUNTERS = {
     "semantic_mapped": "predictions whose name was mapped to a category",
     "semantic_unmapped": "predictions whose name is near no category",
     "semantic_report_failed": "reports of mapped names that could not be completed",
+    "invalid_annotations": "annotations that cannot be used; left out",
+    "invalid_results": "results that cannot be used; left out",
+    "unknown_image_id": "entries about an image that the instances file does not have; left out",
+    "unknown_category_id": "entries of a category that the instances file does not have; left out",
+    "crowd_regions": "regions of many objects: not looked for, and predictions inside them do not count",
 }
 
 

@@ -108,3 +108,19 @@ def test_an_evaluation_is_not_lost_because_its_images_are(make_run: Any, tmp_pat
     assert (tmp_path / "eval" / "metrics.json").exists()
     assert main([*arguments, "--report-thumbnails", "none"]) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def test_predictions_of_another_model_are_shown_on_images_whose_size_is_not_said(make_run: Any, tmp_path: Path) -> None:
+    truth = {
+        "images": [{"id": 7, "file_name": "1.png"}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [5, 5, 40, 30], "area": 1200, "iscrowd": 0}],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "preds.json").write_text(json.dumps([{"image_id": 7, "category_id": 3, "bbox": [50, 40, 20, 20], "score": 0.5}]))
+    inputs = ["--coco-gt", str(tmp_path / "gt.json"), "--coco-preds", str(tmp_path / "preds.json"), "--root_image_dir", str(make_run() / "images")]
+    assert main(["eval", *inputs, "--out_dir", str(tmp_path / "eval"), "--report"]) == 0
+    page = (tmp_path / "eval" / "report.html").read_text()
+    assert _pictures(tmp_path / "eval" / "report.html") == [1]
+    assert '["1.png",70,60,' in page  # as far as the boxes reach
+    assert page.count('class="crop"') == 2
