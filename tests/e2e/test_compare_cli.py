@@ -91,6 +91,22 @@ def test_the_folder_of_an_evaluation_keeps_its_rules_and_flags_win(runs: Path, r
     assert json.loads((runs / "kept/compare.json").read_text())["comparable"] is True
 
 
+def test_two_models_are_compared_on_coco_files(runs: Path, run: Runner) -> None:
+    run("--pred_jsonl", "before", "--out_dir", "coco", "--label-match", "exact")
+    (runs / "coco/coco_gt.json").rename(runs / "instances.json")
+    preds = json.loads((runs / "coco/coco_preds.json").read_text())
+    for name, count in (("small", len(preds) // 2), ("large", len(preds))):
+        (runs / f"{name}.json").write_text(json.dumps(preds[:count]))
+        assert run("--coco-gt", "instances.json", "--coco-preds", f"{name}.json", "--out_dir", f"{name}_eval")[0] == 0
+    code, out, err = run("compare", "small_eval", "large_eval", "--out_dir", "out", "--bootstrap", "20")
+    summary = json.loads((runs / "out/compare.json").read_text())
+    assert code == 0
+    assert out.startswith("A  small\nB  large\n")
+    assert "warning: the page has no pictures" in err
+    assert (summary["comparable"], summary["a"]["coco_gt"]) == (True, str(runs / "instances.json"))
+    assert summary["metrics"]["f1_det@0.50_recall"]["delta"] > 0
+
+
 def test_runs_under_different_rules_end_well_with_a_loud_warning(runs: Path, run: Runner) -> None:
     _write_run(runs / "bare", keep=0.5, scored=False)
     code, out, _ = run("compare", "before", "bare", "--out_dir", "out", "--bootstrap", "10")

@@ -38,6 +38,7 @@ def _run(name: str, result: EvaluationResult) -> dict[str, object]:
     return {
         "name": name,
         "predictions": str(result.source.absolute()) if result.source else None,
+        "coco_gt": str(result.coco_gt.absolute()) if result.coco_gt else None,
         "num_pred": len(result.data.pred),
         "protocol": result.protocol.as_dict(),
         "ap_valid": result.scores.ap_valid,

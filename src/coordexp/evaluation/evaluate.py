@@ -100,7 +100,7 @@ def evaluate_coco(coco_gt: Path, coco_preds: Path, *, settings: EvalSettings | N
     settings, progress = settings or EvalSettings(), progress or NoProgress()
     progress.say(f"reading {coco_gt.name} and {coco_preds.name}")
     data = read_coco_pair(coco_gt, coco_preds, protocol=settings.protocol, strict=settings.strict_parse, with_masks=settings.with_segm)
-    return replace(evaluate_set(data, settings=settings, progress=progress), source=coco_preds)
+    return replace(evaluate_set(data, settings=settings, progress=progress), source=coco_preds, coco_gt=coco_gt)
 
 
 def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEncoder | None = None, progress: Progress | None = None) -> EvaluationResult:

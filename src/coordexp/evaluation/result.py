@@ -61,6 +61,8 @@ class EvaluationResult:
     """95 % intervals of metrics; None when none were asked for."""
     source: Path | None = None
     """The file that was evaluated; None for records in memory."""
+    coco_gt: Path | None = None
+    """The COCO file of the ground truth; None where the predictions bring it along."""
 
     def __str__(self) -> str:
         numbers = "  ".join(f"{key} {self.metrics[key]:.4f}{self._interval(key)}" for key in HEADLINE if key in self.metrics)
@@ -77,6 +79,7 @@ class EvaluationResult:
         bootstrap = {"intervals": dict(self.intervals.of), "bootstrap": self.intervals.how()} if self.intervals else {}
         return {
             "predictions": str(self.source.absolute()) if self.source else None,
+            "coco_gt": str(self.coco_gt.absolute()) if self.coco_gt else None,
             "metrics": dict(self.metrics),
             **bootstrap,
             "counters": dict(self.counters),

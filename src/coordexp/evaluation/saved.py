@@ -18,6 +18,8 @@ class SavedEvaluation:
     """Example: `read_saved(Path("output/run/eval")).predictions` is `/data/output/run/gt_vs_pred.jsonl`."""
 
     predictions: Path
+    coco_gt: Path | None
+    """The COCO file of the ground truth; None where the predictions bring it along."""
     protocol: EvalProtocol
 
 
@@ -37,18 +39,19 @@ def read_saved(folder: Path) -> SavedEvaluation:
     except (OSError, ValueError) as error:
         raise DataError(f"not readable as JSON ({error})", where=str(path), fix=_FIX) from error
     recorded = cast("dict[str, Any]", values) if isinstance(values, dict) else dict[str, Any]()
-    name = recorded.get("predictions")
+    name, truth = recorded.get("predictions"), recorded.get("coco_gt")
     if not isinstance(name, str):
         raise DataError("does not record which predictions it measured", where=str(path), fix=_FIX)
-    return SavedEvaluation(_find(Path(name), folder), _protocol(recorded.get("protocol"), path))
+    coco_gt = _find(Path(truth), folder, "ground truth") if isinstance(truth, str) else None
+    return SavedEvaluation(_find(Path(name), folder, "predictions"), coco_gt, _protocol(recorded.get("protocol"), path))
 
 
-def _find(recorded: Path, folder: Path) -> Path:
+def _find(recorded: Path, folder: Path, what: str) -> Path:
     """Where it was, or beside the folder when the run was moved as a whole."""
     for path in (recorded, folder.absolute().parent / recorded.name):
         if path.is_file():
             return path
-    raise DataError(f"the predictions {recorded} are not there", where=str(folder), fix=_FIX)
+    raise DataError(f"the {what} {recorded} cannot be found", where=str(folder), fix=_FIX)
 
 
 def _protocol(values: object, path: Path) -> EvalProtocol:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from coordexp.config.compare import CompareConfig
 from coordexp.evaluation.comparable import check_same_data
 from coordexp.evaluation.compare import Comparison, changed_images, compare
 from coordexp.evaluation.comparison_summary import comparison_summary
-from coordexp.evaluation.evaluate import evaluate
+from coordexp.evaluation.evaluate import evaluate, evaluate_coco
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS
+from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.result import EvaluationResult
-from coordexp.evaluation.saved import is_saved_evaluation, read_saved
+from coordexp.evaluation.saved import SavedEvaluation, is_saved_evaluation, read_saved
+from coordexp.pipeline.artifacts import check_writable
 from coordexp.recipes.evaluate import evaluation_settings, label_encoder
 from coordexp.types.errors import DataError
 from coordexp.types.files import replace_owned, write_text
@@ -23,8 +25,9 @@ from coordexp.types.progress import NoProgress, Progress
 from coordexp.viz.compare_page import render_comparison
 from coordexp.viz.gallery_data import Gallery, build_gallery
 from coordexp.viz.images import choose_image_root
+from coordexp.viz.page import page_environment
 from coordexp.viz.run_files import PREDICTIONS, RunFiles
-from coordexp.viz.thumbnails import PicturePlan, make_thumbnails
+from coordexp.viz.thumbnails import PicturePlan, Thumbnails, make_thumbnails
 
 _OWN = frozenset({"compare.json", "compare.html"})
 
@@ -33,16 +36,18 @@ def run_compare(config: CompareConfig, *, progress: Progress | None = None) -> t
     """Compare run B with run A and write the results; returns them and their folder.
 
     Raises:
-        UserError: a run cannot be read, the runs hold different images or ground truth, no image can be read, or the folder cannot be written.
+        UserError: a run cannot be read, the runs hold different images or ground truth, or the folder cannot be written.
     """
     progress = progress or NoProgress()
     run_a, run_b = _open(config.a), _open(config.b)
     names = distinct_names(run_a.files.predictions, run_b.files.predictions)
+    folder = config.out_dir or run_b.files.predictions.parent / f"compare_with_{names[0].replace('/', '_')}"
+    check_writable(folder)
+    page_environment()  # what the page needs is missed now and not after the work
     a, b = (_evaluate(run, config, progress=progress) for run in (run_a, run_b))
     check_same_data(a, b, names=names)
-    gallery = _gallery(a, b, run_b.files, config, progress=progress)  # before the long part: pictures that cannot be read are said at once
+    gallery = _gallery(a, b, run_b.files, config, progress=progress)
     comparison = compare(a, b, num_resamples=config.bootstrap, seed=config.bootstrap_seed, names=names, progress=progress)
-    folder = config.out_dir or run_b.files.predictions.parent / f"compare_with_{names[0].replace('/', '_')}"
     with replace_owned(folder, is_owned=_OWN.__contains__) as new:
         write_text(new / "compare.json", msgspec.json.format(msgspec.json.encode(comparison_summary(comparison)), indent=2).decode() + "\n")
         write_text(new / "compare.html", render_comparison(comparison, (run_a.files, run_b.files), gallery=gallery))
@@ -69,32 +74,40 @@ def distinct_names(a: Path, b: Path) -> tuple[str, str]:
 @dataclass(frozen=True, slots=True)
 class _Run:
     files: RunFiles
-    rules: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Settings that the folder of an evaluation records."""
+    saved: SavedEvaluation | None = None
+    """When the folder of an evaluation was given: its rules hold."""
 
 
 def _open(path: Path) -> _Run:
     if (path / PREDICTIONS).is_file() or not is_saved_evaluation(path):
         return _Run(RunFiles.of(path))
     saved = read_saved(path)
-    protocol = saved.protocol
+    return _Run(RunFiles(saved.predictions, {}, {}) if saved.coco_gt else RunFiles.beside(saved.predictions), saved)
+
+
+def _evaluate(run: _Run, config: CompareConfig, *, progress: Progress) -> EvaluationResult:
+    """Flags win over the rules of the folder, and those over the defaults."""
+    rules = _rules(run.saved.protocol) if run.saved is not None else {}
+    section = config.model_copy(update={name: value for name, value in rules.items() if name not in config.model_fields_set})
+    settings = replace(evaluation_settings(section, prompt=run.files.prompt), with_f1ish=False, bootstrap=0)
+    if run.saved is not None and run.saved.coco_gt is not None:
+        settings = replace(settings, protocol=run.saved.protocol.ap_rules)
+        return evaluate_coco(run.saved.coco_gt, run.saved.predictions, settings=settings, progress=progress)
+    return evaluate(run.files.predictions, settings=settings, encoder=label_encoder(section), progress=progress)
+
+
+def _rules(protocol: EvalProtocol) -> dict[str, Any]:
+    """The settings that make a protocol."""
     rules: dict[str, Any] = {"pixel_mode": protocol.pixel_mode, "score_mode": protocol.score_mode, "label_match": protocol.label_rule}
     if protocol.iou_thrs != IOU_THRESHOLDS:
         rules["iou_thrs"] = protocol.iou_thrs
     if protocol.label_threshold is not None:
         rules["semantic_threshold"] = protocol.label_threshold
-    return _Run(RunFiles.beside(saved.predictions), rules)
-
-
-def _evaluate(run: _Run, config: CompareConfig, *, progress: Progress) -> EvaluationResult:
-    """Flags win over the rules of the folder, and those over the defaults."""
-    section = config.model_copy(update={name: value for name, value in run.rules.items() if name not in config.model_fields_set})
-    settings = replace(evaluation_settings(section, prompt=run.files.prompt), with_f1ish=False, bootstrap=0)
-    return evaluate(run.files.predictions, settings=settings, encoder=label_encoder(section), progress=progress)
+    return rules
 
 
 def _gallery(a: EvaluationResult, b: EvaluationResult, files: RunFiles, config: CompareConfig, *, progress: Progress) -> Gallery | None:
-    """The images that changed most; None without any."""
+    """The images that changed most; None without any. A comparison is never lost because its images lie elsewhere: then there are boxes alone."""
     places = sorted(change.place for change in changed_images(a, b)[: config.max_images])
     if not places:
         return None
@@ -102,5 +115,6 @@ def _gallery(a: EvaluationResult, b: EvaluationResult, files: RunFiles, config: 
         root = choose_image_root(files.predictions, asked=config.root_image_dir, recorded=files.image_root)
         pictures = make_thumbnails(b.data.images, PicturePlan(embedded=tuple(places)), root=root, progress=progress)
     except DataError as error:
-        raise DataError(error.what, where=error.where, fix=f"{error.fix}, or leave them out with --max-images 0") from error
+        progress.say(f"warning: the page has no pictures: {error}")
+        pictures = Thumbnails(unreadable=(str(error),) * len(places))
     return build_gallery([("A", a), ("B", b)], pictures, places=places, with_changes=True)

@@ -217,7 +217,7 @@ def test_a_run_that_was_moved_with_its_evaluation_is_found(evaluated: Path) -> N
         ("{", "not readable as JSON"),
         ("[]", "does not record which predictions it measured"),
         ('{"predictions": null, "metrics": {}}', "does not record which predictions it measured"),
-        ('{"predictions": "/gone/gt_vs_pred.jsonl"}', "the predictions /gone/gt_vs_pred.jsonl are not there"),
+        ('{"predictions": "/gone/gt_vs_pred.jsonl"}', "the predictions /gone/gt_vs_pred.jsonl cannot be found"),
         ('{"predictions": "gt_vs_pred.jsonl", "protocol": {"prompt": "none"}}', "does not record the rules of the evaluation"),
     ],
     ids=["broken", "no object", "from memory", "gone", "without rules"],
