@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from coordexp.evaluation.coco_form import category_ids, coco_annotations, coco_results
 from coordexp.evaluation.coco_source import CocoObjects, Federation, Rle
@@ -27,6 +27,7 @@ class AnnotationRow(msgspec.Struct, gc=False):
     area: float
     iscrowd: int
     segmentation: Any = UNSET
+    ignore: int | UnsetType = UNSET
 
 
 class ResultRow(msgspec.Struct, gc=False):
@@ -60,7 +61,8 @@ def annotation_rows(data: EvaluationSet, labels: LabelPlan) -> Iterator[list[Ann
         rows = range(part.start, part.stop)
         segmentations = _outlines(data.gt, part) if rings else [_rle(objects.masks.get(row)) for row in rows]
         columns = (objects.ids[part].tolist(), image_ids[part].tolist(), categories[part].tolist(), boxes[part], areas[part])
-        yield list(map(AnnotationRow, *columns, objects.is_crowd[part].astype(np.int64).tolist(), segmentations))
+        ignored = [int(mark) or UNSET for mark in objects.is_ignored[part].tolist()]
+        yield list(map(AnnotationRow, *columns, objects.is_crowd[part].astype(np.int64).tolist(), segmentations, ignored))
 
 
 def result_rows(data: EvaluationSet, labels: LabelPlan, scores: Floats, *, with_segm: bool) -> Iterator[list[ResultRow]]:

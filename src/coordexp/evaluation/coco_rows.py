@@ -156,7 +156,10 @@ def _read_mask(entry: Annotation | Prediction, index: int, place: int, catalog: 
     """None and a note when there is none; then the outline of the box stands for it."""
     content = bytes(entry.segmentation)
     what = "it is missing"
-    if content not in _NO_SEGMENTATION:
+    if content in _NO_SEGMENTATION:
+        if entry.bbox is None:
+            raise _UnusableError("bbox", "there is neither a bbox nor a segmentation")
+    else:
         width, height = catalog.sizes[place]
         if not width or not height:
             fix = "masks need the size of every image: add width and height, or evaluate boxes with --no-segm"

@@ -47,7 +47,7 @@ def _neighbours(table: ObjectTable, *, above: float) -> Iterator[tuple[Ints, Int
     order = np.argsort(at, kind="stable")
     at, reach = at[order], (1.0 - above) * width[order]
     stops = np.searchsorted(at, at + reach + _SLACK, side="right")
-    counts = stops - np.arange(len(order)) - 1
+    counts = np.maximum(stops - np.arange(len(order)) - 1, 0)  # a box of a COCO file may have a negative width
     total = np.cumsum(counts)
     start = 0
     while start < len(order):

@@ -1,4 +1,4 @@
-"""Records of seeded scenes: what a detector might have said about them."""
+"""Records and COCO files of seeded scenes: what a detector might have said about them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 Record = dict[str, Any]
 NAMES = ("zero", "one", "two", "three", "four")
@@ -82,6 +83,95 @@ def _write_coco_files(records: Sequence[Record], folder: Path, *, is_lvis: bool)
 def write_coco_files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     """(instances, results) of records, with crowd regions or as LVIS."""
     return partial(_write_coco_files, folder=tmp_path)
+
+
+COCO_CATEGORIES = (3, 17, 5, 90)
+COCO_WIDTH, COCO_HEIGHT = 160, 120
+
+
+def _coco_mask(rng: np.random.Generator, box: list[float], *, kind: int) -> Any:
+    """A segmentation inside the box: a polygon of two parts, compressed run lengths, or uncompressed ones."""
+    x, y, w, h = box
+    if kind == 0:
+        return [[x, y, x + w, y, x + w, y + h * 0.6, x, y + h * 0.6], [x + w * 0.3, y + h * 0.7, x + w * 0.8, y + h * 0.7, x + w * 0.5, y + h]]
+    pixels = np.zeros((COCO_HEIGHT, COCO_WIDTH), dtype=np.uint8, order="F")
+    pixels[int(y) : int(y + h) + 1, int(x) : int(x + w) + 1] = 1
+    pixels[int(y) : int(y + h / 2), int(x) : int(x + w / 2)] = rng.random() < 0.5
+    if kind == 1:
+        mask: Any = coco_mask.encode(pixels)
+        return {"size": [COCO_HEIGHT, COCO_WIDTH], "counts": mask["counts"].decode()}
+    flat = pixels.flatten(order="F")
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], flat])))
+    return {"size": [COCO_HEIGHT, COCO_WIDTH], "counts": np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()}
+
+
+def _coco_files(
+    seed: int,
+    *,
+    num_images: int = 12,
+    crowd: float = 0.1,
+    ties: bool = False,
+    most: int = 3,
+    gt_masks: bool = False,
+    pred_masks: bool = False,
+    lvis: bool = False,
+) -> tuple[Record, list[Record]]:
+    """(instances, results): ids out of order, boxes with fractions, areas that are not those of the boxes, `ignore` marks, crowd regions.
+
+    A ground truth gets up to `most` - 1 predictions.
+    """
+    rng = np.random.default_rng(seed)
+    images = [{"id": int(number), "file_name": f"{number}.jpg", "width": COCO_WIDTH, "height": COCO_HEIGHT} for number in rng.permutation(1000)[:num_images]]
+    annotations: list[Record] = []
+    results: list[Record] = []
+    for image in images:
+        for _ in range(int(rng.integers(0, 9))):
+            w, h = rng.uniform(4, 90, 2)
+            box = [round(float(value), 2) for value in (rng.uniform(0, COCO_WIDTH - w), rng.uniform(0, COCO_HEIGHT - h), w, h)]
+            category, iscrowd = int(rng.choice(COCO_CATEGORIES)), int(rng.random() < crowd)
+            annotation = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category, "bbox": box, "iscrowd": iscrowd}
+            annotation |= {"area": box[2] * box[3] * float(rng.uniform(0.4, 1)), "ignore": int(rng.random() < 0.1)}
+            annotations.append(annotation | ({"segmentation": _coco_mask(rng, box, kind=2 if iscrowd else int(rng.integers(0, 2)))} if gt_masks else {}))
+            for _ in range(int(rng.integers(0, most))):
+                moved = [round(float(value), 2) for value in np.array(box) + rng.normal(0, 4, 4)]
+                moved[2:] = [max(moved[2], 1.0), max(moved[3], 1.0)]
+                score = float(rng.random())
+                said = category if rng.random() < 0.85 else int(rng.choice(COCO_CATEGORIES))
+                result = {"image_id": image["id"], "category_id": said, "bbox": moved, "score": round(score, 1) if ties else score}
+                inside = [min(max(value, 0.0), 60.0) for value in moved]
+                results.append(result | ({"segmentation": _coco_mask(rng, inside, kind=1)} if pred_masks else {}))
+    categories = [{"id": category, "name": f"name {category}"} for category in COCO_CATEGORIES]
+    truth = {"images": images, "categories": categories, "annotations": [annotations[place] for place in rng.permutation(len(annotations))]}
+    if lvis:
+        _add_lvis_metadata(rng, truth)
+    return truth, [results[place] for place in rng.permutation(len(results))]
+
+
+def _add_lvis_metadata(rng: np.random.Generator, truth: Record) -> None:
+    for image in truth["images"]:
+        present = {item["category_id"] for item in truth["annotations"] if item["image_id"] == image["id"]}
+        image["neg_category_ids"] = [category for category in COCO_CATEGORIES if category not in present and rng.random() < 0.5]
+        image["not_exhaustive_category_ids"] = [category for category in sorted(present) if rng.random() < 0.3]
+    for category, frequency in zip(truth["categories"], "rcff", strict=True):
+        category["frequency"] = frequency
+
+
+@pytest.fixture(scope="session")
+def make_coco() -> Callable[..., tuple[Record, list[Record]]]:
+    return _coco_files
+
+
+@pytest.fixture
+def write_coco(tmp_path: Path) -> Callable[[Any, Any], tuple[Path, Path]]:
+    """Writes (instances, results) and returns their paths."""
+
+    def write(truth: Any, results: Any) -> tuple[Path, Path]:
+        paths = tmp_path / "instances.json", tmp_path / "results.json"
+        for path, content in zip(paths, (truth, results), strict=True):
+            path.write_text(json.dumps(content), encoding="utf-8")
+        return paths
+
+    return write
 
 
 @pytest.fixture(scope="session")
