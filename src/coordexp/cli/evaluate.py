@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from coordexp.cli import compare
+from coordexp.cli import compare, export
 from coordexp.cli.flags import overrides_of, read_path
 from coordexp.types.errors import ConfigError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 """Evaluates by itself; sub-commands work on what was evaluated."""
 app.command("compare", short_help="What changed between two runs on the same images.")(compare.compare)
+app.command("export", short_help="A run for FiftyOne and other tools that read COCO.")(export.export)
 
 
 def join_lists(args: list[str]) -> list[str]:
