@@ -139,5 +139,5 @@ def _most_confused(gt_class: Ints, pred_class: Ints, count: Ints, *, num_classes
 
 
 def _most_frequent(by_class: Ints, classes: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    order = np.argsort(-by_class, kind="stable")[:_MAX_NAMED].tolist()
+    order: list[int] = np.argsort(-by_class, kind="stable")[:_MAX_NAMED].tolist()
     return tuple((classes[number] or "(no name)", int(by_class[number])) for number in order if by_class[number])

@@ -6,15 +6,20 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coordexp.recipes.report import run_report
+from coordexp.evaluation.evaluate import EvalSettings, evaluate
+from coordexp.evaluation.semantic_report import DescRow, NearDuplicate, SemanticReport
+from coordexp.recipes.report import run_report, write_report
 from coordexp.types.errors import DataError
 from coordexp.viz.charts import WIDTH, Series, line_chart, nice_ticks, short_number, smooth, thin_out
+from coordexp.viz.report import ReportRun
+from coordexp.viz.run_files import RunFiles
 from coordexp.viz.training_log import draw_curves, read_log
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>{{ 7*7 }}"
@@ -127,6 +132,20 @@ def test_an_image_that_cannot_be_read_leaves_an_empty_ground_and_a_notice(make_r
     page = _Page(run_report(run).read_text())
     assert "1 of 4 images could not be read" in page.text
     assert [image[5] for image in page.json_of("gallery-data")["images"]] == [1, 0, 1, 1]
+
+
+def test_what_only_some_evaluations_have_gets_its_place(make_run: Any, tmp_path: Path) -> None:
+    files = RunFiles.of(make_run())
+    result = evaluate(files.predictions, settings=EvalSettings(bootstrap=20))
+    rows = (DescRow(HOSTILE, 3, "cat", 0.71, mapped=True), DescRow("tree", 1, "dog", 0.2, mapped=False))
+    names = SemanticReport(0.6, "encoder", rows, (NearDuplicate("cat", "dog", 0.66),), 1)
+    write_report(ReportRun("run", files, replace(result, semantic_report=names)), tmp_path / "report.html", root=None)
+    page = _Page((tmp_path / "report.html").read_text())
+    low, high = result.intervals.of["f1_det@0.50"]  # type: ignore[union-attr]
+    assert f"</span>{low:.3f} to {high:.3f}</p>" in page.text
+    assert "1 pair of categories is so near that the threshold cannot tell them apart: cat / dog (0.66)" in page.text
+    assert [attrs["data-value"] for tag, attrs in page.tags if tag == "th" and attrs.get("data-value") in (HOSTILE, "tree")] == [HOSTILE, "tree"]
+    assert page.text.count(">dropped</span>") == 1
 
 
 def test_a_folder_without_predictions_is_one_sentence(tmp_path: Path) -> None:
