@@ -76,8 +76,9 @@ def test_a_clear_loss_is_called_clear(make_scenes: Any) -> None:
 
 
 def test_classes_come_by_falling_change_and_only_with_ground_truth(record: Any) -> None:
-    records = [record([CAT, DOG], [CAT], image="a.png"), record([LONER], [LONER], image="b.png")]
-    other = [{**records[0], "pred": [DOG, {**LONER, "desc": "unicorn"}]}, records[1]]
+    unicorn = {**LONER, "desc": "unicorn"}
+    records = [record([CAT, DOG], [CAT, unicorn], image="a.png"), record([LONER], [LONER], image="b.png")]
+    other = [{**records[0], "pred": [DOG, unicorn]}, records[1]]
     rows = _compare(records, other).by_class
     assert [(row.name, row.f1.a, row.f1.b) for row in rows] == [("dog", 0.0, 1.0), ("bird", 1.0, 1.0), ("cat", 1.0, 0.0)]
     assert (rows[0].counts_a.num_pred, rows[0].counts_b.num_pred, rows[0].counts_b.num_gt) == (0, 1, 1)
