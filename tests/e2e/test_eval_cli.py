@@ -88,6 +88,52 @@ def test_a_wrong_flag_is_one_sentence_and_earlier_results_stay(folder: Path, cas
     assert contents(folder) == before
 
 
+INSTANCES: dict[str, Any] = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
+    "categories": [{"id": 3, "name": "cat"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}],
+}
+RESULT = {"image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20], "score": 0.5}
+PAIR = {"--coco-gt": "gt.json", "--coco-preds": "preds.json", "--out_dir": "eval"}
+
+COCO: dict[str, tuple[dict[str, str | None], Any, str]] = {
+    "both kinds of input": ({"--pred_jsonl": "p.jsonl"}, [RESULT], "--pred_jsonl: pred_jsonl: stands beside coco_gt or coco_preds; give --pred_jsonl, or"),
+    "no results": ({"--coco-preds": None}, [RESULT], "command line: coco_preds: is required beside coco_gt; give --coco-preds"),
+    "no ground truth": ({"--coco-gt": None}, [RESULT], "command line: coco_gt: is required beside coco_preds; give --coco-gt"),
+    "missing results": ({"--coco-preds": "gone.json"}, [RESULT], "gone.json: cannot be read"),
+    "missing ground truth": ({"--coco-gt": "gone.json"}, [RESULT], "gone.json: cannot be read"),
+    "results that are no JSON": ({"--coco-preds": "p.yaml"}, [RESULT], "p.yaml: not JSON in UTF-8"),
+    "swapped files": ({"--coco-gt": "preds.json", "--coco-preds": "gt.json"}, [RESULT], "preds.json: is a list of results, not a COCO instances file; are"),
+    "results of other images": (
+        {},
+        [{**RESULT, "image_id": 9}],
+        "preds.json: results[0]: none of the 1 results can be used, the first: image_id 9 is not among",
+    ),
+    "other categories": ({}, [{**RESULT, "category_id": 8}], "preds.json: results[0]: none of the 1 results can be used, the first: category_id 8 is not"),
+    "results without scores": ({}, [{**RESULT, "score": None}], "preds.json: results[0]: none of the 1 results can be used, the first: "),
+    "a bad result in a strict run": ({"--strict-parse": ""}, [RESULT, {**RESULT, "image_id": 9}], "preds.json: results[1]: image_id 9 is not among the images"),
+    "LVIS rules for a COCO file": ({"--protocol": "lvis"}, [RESULT], "gt.json: neg_category_ids and not_exhaustive_category_ids stand at 0 of 1 images"),
+    "LVIS rules without COCO files": (
+        {"--coco-gt": None, "--coco-preds": None, "--pred_jsonl": "p.jsonl", "--protocol": "lvis"},
+        [RESULT],
+        "--protocol: protocol: is for COCO files alone; remove it, or",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COCO, ids=str)
+def test_wrong_coco_files_are_one_sentence_and_earlier_results_stay(folder: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    changes, results, expected = COCO[case]
+    (folder / "gt.json").write_text(json.dumps(INSTANCES))
+    (folder / "preds.json").write_text(json.dumps(results))
+    (folder / "p.yaml").write_text("a: b")
+    before = contents(folder)
+    flags = {**PAIR, **changes}
+    assert main(["eval", *(part for flag, value in flags.items() if value is not None for part in (flag, value) if part)]) == 2
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"error: {expected}")]
+    assert contents(folder) == before
+
+
 FILES: dict[str, tuple[str, str, str]] = {
     "a file that is not there": ("other.yaml", "", "a.yaml: no such file; check the path"),
     "YAML that does not end": ("a.yaml", "iou_thrs: [0.5\n", "a.yaml:2: not valid YAML"),
