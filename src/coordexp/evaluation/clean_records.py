@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from math import nan
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -84,63 +84,69 @@ class SideBuffer:
     def __init__(self, *, is_gt: bool, is_exact: bool) -> None:
         self._is_gt = is_gt
         self._is_exact = is_exact
+        self._items: list[CleanObject] = []
         self._images: list[int] = []
-        self._indices: list[int] = []
-        self._descs: list[int] = []
-        self._are_boxes: list[bool] = []
+        self._counts: list[int] = []
         self._are_bins: list[bool] = []
-        self._points: list[list[float]] = []
-        self._scores: list[float] = []
 
     def __len__(self) -> int:
-        return len(self._points)
+        return len(self._items)
 
-    def add(self, objects: Sequence[CleanObject], *, image: int, is_bins: bool, desc_of: Callable[[str], int]) -> None:
-        """All objects of a record; each `has_one_geometry`."""
-        for index, item in enumerate(objects):
-            points = item.points
-            if points is UNSET or item.type is UNSET:
-                points, is_box = (item.bbox_2d, True) if item.poly is None else (item.poly, False)
-            else:
-                is_box = item.type == "bbox_2d"
-            exact = item.points_exact if self._is_exact else None
-            self._points.append(cast("list[float]", points if exact is None else exact))
-            self._are_bins.append(is_bins and exact is None)
-            self._are_boxes.append(is_box)
-            self._scores.append(nan if item.score is None else item.score)
-            self._descs.append(desc_of(item.desc))
-            self._images.append(image)
-            self._indices.append(index)
+    def add(self, items: Sequence[CleanObject], *, image: int, is_bins: bool) -> None:
+        """All objects of a record."""
+        self._items.extend(items)
+        self._images.append(image)
+        self._counts.append(len(items))
+        self._are_bins.append(is_bins)
 
-    def pixels(self, sizes: Ints, *, first_image: int) -> tuple[ObjectTable, Ints]:
-        """(all objects whose points have the right number, images that have an unusable object). The rows of those images are not to be used.
+    def pixels(self, sizes: Ints, *, first_image: int, desc_of: Callable[[str], int]) -> tuple[ObjectTable, Ints]:
+        """(all objects with one geometry of the right number of points, images that have an unusable object, whose rows are not to be used).
 
         `sizes` [I, 2]: width and height of the images from `first_image` on.
         """
-        image = np.array(self._images, dtype=np.int64)
-        are_boxes, lengths = np.array(self._are_boxes, dtype=np.bool_), np.fromiter(map(len, self._points), dtype=np.int64, count=len(self))
+        lists, are_boxes, are_bins = self._geometries()
+        lengths = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
         has_points = (lengths % 2 == 0) & np.where(are_boxes, lengths == 4, lengths >= 6)
-        values = np.fromiter(chain.from_iterable(self._points), dtype=np.float64)[np.repeat(has_points, lengths)]
-        rows, owner = np.flatnonzero(has_points), np.repeat(np.arange(int(has_points.sum())), lengths[has_points])
-        are_bins = np.array(self._are_bins, dtype=np.bool_)[rows][owner]
+        values = np.fromiter(chain.from_iterable(lists), dtype=np.float64)[np.repeat(has_points, lengths)]
+        rows, lengths = np.flatnonzero(has_points), lengths[has_points]
+        owner = np.repeat(np.arange(len(rows)), lengths)
+        from_bins = are_bins[rows][owner]
         is_bad = np.zeros(len(rows), dtype=np.bool_)
-        is_bad[owner[~np.isfinite(values) | (are_bins & ((values < 0) | (values > MAX_BIN)))]] = True
+        is_bad[owner[~np.isfinite(values) | (from_bins & ((values < 0) | (values > MAX_BIN)))]] = True
+        image = np.repeat(np.array(self._images, dtype=np.int64), self._counts)
         limits = sizes[image[rows] - first_image] - 1.0
-        values = self._to_pixels(values, are_bins, limits[owner[::2]].reshape(-1))
-        starts = np.concatenate([[0], np.cumsum(lengths[rows])])
+        values = self._to_pixels(values, from_bins, limits[owner[::2]].reshape(-1))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
         low, high = self._corners(values.reshape(-1, 2), starts[:-1] // 2, are_boxes[rows])
         is_bad |= (high <= low).any(axis=1)
         spans = starts.tolist()
-        scores = np.array(self._scores, dtype=np.float64)[rows]
+        scores = np.array([nan if item.score is None else item.score for item in self._items], dtype=np.float64)[rows]
         table = ObjectTable(
             image=image[rows],
-            index=np.array(self._indices, dtype=np.int64)[rows],
-            desc=np.array(self._descs, dtype=np.int64)[rows],
+            index=(np.arange(len(image)) - np.repeat(np.cumsum(self._counts) - self._counts, self._counts))[rows],
+            desc=np.array([desc_of(item.desc) for item in self._items], dtype=np.int64)[rows],
             boxes=np.concatenate([low, high], axis=1),
             scores=np.where(np.isfinite(scores), scores, nan),
             polygons={row: values[spans[row] : spans[row + 1]] for row in np.flatnonzero(~are_boxes[rows]).tolist()},
         )
         return table, np.unique(np.concatenate([image[~has_points], image[rows[is_bad]]]))
+
+    def _geometries(self) -> tuple[list[Sequence[float]], Bools, Bools]:
+        """(points, is a box [N], points are bins [N]). `type` with `points` comes first, else the only key; no points when there is none, or two."""
+        typed = [item.type if item.points is not UNSET and item.type is not UNSET else None for item in self._items]
+        lists: list[Any] = [
+            item.points if kind is not None else item.poly if item.bbox_2d is None else item.bbox_2d if item.poly is None else None
+            for item, kind in zip(self._items, typed, strict=True)
+        ]
+        are_boxes = [kind == "bbox_2d" if kind is not None else item.poly is None for item, kind in zip(self._items, typed, strict=True)]
+        is_known = [kind is None or kind in KINDS for kind in typed]
+        are_bins = np.repeat(np.array(self._are_bins, dtype=np.bool_), self._counts)
+        if self._is_exact:
+            for row, item in enumerate(self._items):
+                if item.points_exact is not None and lists[row] is not None:
+                    lists[row], are_bins[row] = item.points_exact, False
+        points = [found if found is not None and known else () for found, known in zip(lists, is_known, strict=True)]
+        return points, np.array(are_boxes, dtype=np.bool_), are_bins
 
     def _to_pixels(self, values: Floats, are_bins: Bools, limits: Floats) -> Floats:
         """[V], rounded (unless exact) and clamped to 0..limit."""
@@ -158,10 +164,3 @@ class SideBuffer:
             written = firsts[are_boxes]
             low[are_boxes], high[are_boxes] = points[written], points[written + 1]
         return low, high
-
-
-def has_one_geometry(item: CleanObject) -> bool:
-    """Whether it is clear which geometry counts: `type` with `points`, else the only one of the geometry keys."""
-    if item.points is not UNSET and item.type is not UNSET:
-        return item.type in KINDS
-    return (item.bbox_2d is None) != (item.poly is None)

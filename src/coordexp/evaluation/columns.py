@@ -133,7 +133,7 @@ class EvaluationSet:
     gt: ObjectTable
     pred: ObjectTable
     descs: tuple[str, ...]
-    """Distinct stripped texts, in order of first sight."""
+    """Distinct stripped texts."""
     counters: Mapping[str, int]
     """The names of `COUNTERS`."""
     warnings: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ import numpy as np
 from coordexp.evaluation.analysis import analyse, analysis_metrics, has_real_scores
 from coordexp.evaluation.bootstrap import FEW_IMAGES, bootstrap_intervals
 from coordexp.evaluation.coco import CocoNumbers, coco_numbers
+from coordexp.evaluation.collector import no_collection
 from coordexp.evaluation.columns import EvaluationSet
 from coordexp.evaluation.error_types import BACKGROUND_IOU
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS, det_metrics, f1_det
@@ -99,7 +100,8 @@ def evaluate_coco(coco_gt: Path, coco_preds: Path, *, settings: EvalSettings | N
     """
     settings, progress = settings or EvalSettings(), progress or NoProgress()
     progress.say(f"reading {coco_gt.name} and {coco_preds.name}")
-    data = read_coco_pair(coco_gt, coco_preds, protocol=settings.protocol, strict=settings.strict_parse, with_masks=settings.with_segm)
+    with no_collection():
+        data = read_coco_pair(coco_gt, coco_preds, protocol=settings.protocol, strict=settings.strict_parse, with_masks=settings.with_segm)
     return replace(evaluate_set(data, settings=settings, progress=progress), source=coco_preds, coco_gt=coco_gt)
 
 

@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from coordexp.evaluation.clean_records import CleanRecord, SideBuffer, convert_clean, decode_clean, has_one_geometry
+from coordexp.evaluation.clean_records import CleanRecord, SideBuffer, convert_clean, decode_clean
+from coordexp.evaluation.collector import no_collection
 from coordexp.evaluation.columns import COUNTERS, EvaluationSet, ImageRow, InvalidObject, TableBuilder
 from coordexp.evaluation.lines import bad_line, decode_line, iter_raw_lines
 from coordexp.evaluation.objects import COUNTER_OF, MAX_SIDE, Frame, Reason, flat_points, read_object
@@ -23,8 +24,8 @@ PixelMode: TypeAlias = Literal["int", "exact"]
 Broken: TypeAlias = tuple[tuple[str, int], ...]
 
 _MAX_WARNINGS = 20
-_BATCH = 50_000
-"""Objects that become pixels together."""
+_BATCH = 2_000
+"""Objects that become pixels together: enough for numpy, few enough for a core's cache."""
 
 
 def ingest_file(path: Path, *, pixel_mode: PixelMode = "int", strict_parse: bool = False, progress: Progress | None = None) -> EvaluationSet:
@@ -34,10 +35,11 @@ def ingest_file(path: Path, *, pixel_mode: PixelMode = "int", strict_parse: bool
         DataError: the file cannot be read, or (`strict_parse`) a line is not a JSON object.
     """
     reader = RecordReader(pixel_mode=pixel_mode)
-    for number, line in (progress or NoProgress()).track(iter_raw_lines(path), f"read {path.name}"):
-        if not reader.add_line(line, number=number) and strict_parse:
-            raise bad_line(path, number, line)
-    return reader.build()
+    with no_collection():
+        for number, line in (progress or NoProgress()).track(iter_raw_lines(path), f"read {path.name}"):
+            if not reader.add_line(line, number=number) and strict_parse:
+                raise bad_line(path, number, line)
+        return reader.build()
 
 
 def ingest_records(records: Iterable[Mapping[str, Any]], *, pixel_mode: PixelMode = "int") -> EvaluationSet:
@@ -78,7 +80,8 @@ class RecordReader:
     def add_line(self, line: bytes, *, number: int) -> bool:
         """One line. False when it is not a JSON object; it is then counted and left out."""
         clean = decode_clean(line)
-        if clean is not None and self._add_clean(clean, line, number=number):
+        if clean is not None:
+            self._add_clean(clean, line, number=number)
             return True
         record = decode_line(line)
         if record is None:
@@ -90,8 +93,10 @@ class RecordReader:
     def add(self, record: Mapping[str, Any]) -> None:
         """One record in memory."""
         clean = convert_clean(record)
-        if clean is None or not self._add_clean(clean, record, number=0):
+        if clean is None:
             self._add(record, number=0)
+        else:
+            self._add_clean(clean, record, number=0)
 
     def build(self) -> EvaluationSet:
         self._finish_batch()
@@ -124,13 +129,10 @@ class RecordReader:
         )
         self._read_objects(record, len(self._images) - 1)
 
-    def _add_clean(self, record: CleanRecord, source: bytes | Mapping[str, Any], *, number: int) -> bool:
-        """False when an object has no geometry, or more than one."""
-        if not all(map(has_one_geometry, record.gt)) or not all(map(has_one_geometry, record.pred)):
-            return False
+    def _add_clean(self, record: CleanRecord, source: bytes | Mapping[str, Any], *, number: int) -> None:
         place, is_bins = len(self._images), _is_bins(record.coord_mode, record.coord_space)
-        self._batch_gt.add(record.gt, image=place, is_bins=is_bins, desc_of=self._desc_of)
-        self._batch_pred.add(record.pred, image=place, is_bins=is_bins, desc_of=self._desc_of)
+        self._batch_gt.add(record.gt, image=place, is_bins=is_bins)
+        self._batch_pred.add(record.pred, image=place, is_bins=is_bins)
         self._add_image(
             name=self._known_name(record.image, line=number),
             size=(record.width, record.height),
@@ -143,7 +145,6 @@ class RecordReader:
         self._batch.append(_Waiting(place, source))
         if len(self._batch_gt) + len(self._batch_pred) >= _BATCH:
             self._finish_batch()
-        return True
 
     def _add_image(
         self, *, name: str, size: tuple[int, int], line: int, errors: tuple[str, ...], finish_reason: str | None, broken: Broken, has_predictions: bool
@@ -162,8 +163,8 @@ class RecordReader:
         """Clean records that wait become rows, or are read piece by piece."""
         first = self._batch[0].place if self._batch else 0
         sizes = np.array([(image.width, image.height) for image in self._images[first:]], dtype=np.int64).reshape(-1, 2)
-        gt, bad_gt = self._batch_gt.pixels(sizes, first_image=first)
-        pred, bad_pred = self._batch_pred.pixels(sizes, first_image=first)
+        gt, bad_gt = self._batch_gt.pixels(sizes, first_image=first, desc_of=self._desc_of)
+        pred, bad_pred = self._batch_pred.pixels(sizes, first_image=first, desc_of=self._desc_of)
         bad: set[int] = {*bad_gt.tolist(), *bad_pred.tolist()}
         for table, builder in ((gt, self._gt), (pred, self._pred)):
             builder.extend(table.take(np.flatnonzero(~np.isin(table.image, list(bad)))) if bad else table)

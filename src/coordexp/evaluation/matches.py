@@ -11,7 +11,7 @@ from coordexp.evaluation.columns import Bools, EvaluationSet, Ints, ObjectTable
 from coordexp.evaluation.f1ish import F1ishLevel, F1ishResult
 from coordexp.evaluation.json_rows import plain_numbers, portions
 
-_IMAGES_AT_ONCE = 1_000
+_IMAGES_AT_ONCE = 250
 _KINDS = ("bbox_2d", "poly")
 
 

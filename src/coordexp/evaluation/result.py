@@ -10,11 +10,11 @@ from coordexp.evaluation.analysis import DetectionAnalysis
 from coordexp.evaluation.analysis_artifacts import analysis_summary
 from coordexp.evaluation.artifacts import is_artifact, write_artifacts
 from coordexp.evaluation.coco import UNDEFINED
+from coordexp.evaluation.collector import no_collection
 from coordexp.evaluation.columns import EvaluationSet, Floats
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS, DetCounts, DetResult
 from coordexp.evaluation.f1ish import F1ishResult
 from coordexp.evaluation.frames import ResultFrames, to_frames
-from coordexp.evaluation.json_rows import no_collection
 from coordexp.evaluation.labels import LabelPlan
 from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.resampling import Intervals
