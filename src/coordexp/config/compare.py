@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from coordexp.config.evaluation import EvalSettings
 from coordexp.config.sections import Count, FilePath, FileSection
-from coordexp.config.unbuilt import EVALUATION, Unbuilt
 
 
 class CompareConfig(FileSection, EvalSettings):
     """Two runs and the rules that both are evaluated under."""
-
-    unbuilt: ClassVar[tuple[Unbuilt, ...]] = EVALUATION
 
     a: FilePath
     """The earlier run: its folder, its gt_vs_pred.jsonl, or the folder of its evaluation. No default."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from coordexp.config.sections import Count, FilePath, FileSection, KeyProblem, Positive, Section, Share, Switch, Text
-from coordexp.config.unbuilt import EVALUATION, Unbuilt
 
 SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 IGNORED_NAMES = ("unknown_policy", "semantic_fallback")
@@ -51,7 +50,7 @@ class EvalSettings(Section):
     report_thumbnails: Literal["folder", "inline", "none"] = "folder"
     """Pictures of more than 150 images: the worst 60 in the report, the others in `report_files/` (`folder`) or left out (`inline`); `none`: no pictures."""
     num_workers: Count = 0
-    """Processes; 0: the main one."""
+    """Threads that read and draw pictures (overlays, report); 0: as many as there are processors, at most 4. The numbers need none."""
     bootstrap: Count = 0
     """Resamples of the images for 95 % intervals, for example 1000; 0: none."""
     bootstrap_seed: Count = 0
@@ -64,8 +63,6 @@ class EvalSettings(Section):
 
 class EvalConfig(FileSection, EvalSettings):
     """One evaluation: settings with input and output."""
-
-    unbuilt: ClassVar[tuple[Unbuilt, ...]] = EVALUATION
 
     pred_jsonl: FilePath | None = None
     """The artifact `gt_vs_pred.jsonl`. Either this, or `coco_gt` with `coco_preds`."""

@@ -6,7 +6,7 @@ A row goes when its feature arrives. `example` is a value that the row refuses; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,11 +28,6 @@ class Unbuilt:
     def fix(self) -> str:
         value = self.supported[0]
         return "remove it" if value is None else f"remove it or set it to {show(value)}"
-
-
-def below(section: str, rows: Sequence[Unbuilt]) -> tuple[Unbuilt, ...]:
-    """The same rows for a file that has these settings in a section."""
-    return tuple(replace(row, key=f"{section}.{row.key}") for row in rows)
 
 
 def show(value: Any) -> str:
@@ -98,10 +93,6 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("training.fsdp", (None, ""), "FSDP", "full_shard"),
 )
 
-EVALUATION: tuple[Unbuilt, ...] = (
-    Unbuilt("num_workers", (0,), "evaluation in several processes", 4),
-)
-
 INFER: tuple[Unbuilt, ...] = (
     Unbuilt("infer.backend.type", ("hf",), "generation by vLLM", "vllm"),
     Unbuilt("infer.mode", ("auto", "coord", "text"), "the native grounding format of stock Qwen3-VL", "native"),
@@ -109,5 +100,4 @@ INFER: tuple[Unbuilt, ...] = (
     Unbuilt("infer.coord_decode", ("argmax",), "sub-bin coordinates from probabilities", "expectation"),
     Unbuilt("infer.constrain", ("off",), "constrained decoding", "json"),
     Unbuilt("infer.repeat_terminate.enabled", (False,), "the loop guard", True),
-    *below("eval", EVALUATION),
 )

@@ -92,7 +92,8 @@ def save_evaluation(
         if section.overlay and section.overlay_k:
             root = choose_image_root(run.predictions, asked=root_image_dir, recorded=run.image_root)
             (new / "overlays").mkdir()
-            written = write_pictures(result.data, worst_images(result, section.overlay_k), root=root, folder=new / "overlays", progress=progress)
+            worst = worst_images(result, section.overlay_k)
+            written = write_pictures(result.data, worst, root=root, folder=new / "overlays", num_threads=section.num_workers, progress=progress)
             for problem in written.unreadable:
                 (progress or NoProgress()).say(f"warning: {problem}")
         if section.report:
@@ -109,7 +110,8 @@ def _save_report(result: EvaluationResult, path: Path, *, section: EvalSection, 
         return
     try:
         root = choose_image_root(run.predictions, asked=root_image_dir, recorded=run.image_root)
-        write_report(evaluated, path, root=root, options=ReportOptions(thumbnails=section.report_thumbnails), progress=progress)
+        options = ReportOptions(thumbnails=section.report_thumbnails, num_threads=section.num_workers)
+        write_report(evaluated, path, root=root, options=options, progress=progress)
     except DataError as error:
         progress.say(f"warning: the report has no pictures: {error}")
         write_report(evaluated, path, root=None, options=ReportOptions(notices=(f"This report has no pictures: {error}",)), progress=progress)

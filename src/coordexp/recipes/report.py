@@ -38,6 +38,8 @@ class ReportOptions:
     """Images that are embedded, the worst first; 0: all; None: by their number."""
     notices: tuple[str, ...] = ()
     """Sentences at the top."""
+    num_threads: int = 0
+    """That read and write pictures; 0: by the number of processors."""
 
 
 def run_report(
@@ -101,7 +103,8 @@ def write_report(run: ReportRun, path: Path, *, root: Path | None, options: Repo
     with ExitStack() as stack:
         pictures = Thumbnails()
         if root is not None:
-            pictures = make_thumbnails(result.data.images, plan, root=root, folder=lambda: stack.enter_context(atomic_folder(files)), progress=progress)
+            threads, make_folder = options.num_threads, lambda: stack.enter_context(atomic_folder(files))
+            pictures = make_thumbnails(result.data.images, plan, root=root, folder=make_folder, num_threads=threads, progress=progress)
         crops = crop_examples(result.data, shown_examples(result), root=root) if root is not None else {}
         gallery = build_gallery(runs, pictures, folder=files.name)
         page = render_report(run, gallery=gallery, crops=crops, before=before, curves=options.curves, title=options.title, notices=options.notices)

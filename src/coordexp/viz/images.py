@@ -22,6 +22,11 @@ _SMALL_SIDE = 320
 """Images up to this side are embedded without visible loss: JPEG blurs what little they hold."""
 
 
+def picture_threads(asked: int) -> int:
+    """Threads for reading and writing pictures: as asked; 0: one a processor, at most 4 (then the disk is what they wait for)."""
+    return asked or min(4, os.cpu_count() or 1)
+
+
 def choose_image_root(pred_jsonl: Path, *, asked: Path | None, recorded: str | None) -> Path:
     """The folder that image paths count from: as asked, the environment's ROOT_IMAGE_DIR, what inference recorded, else the folder of the file.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from coordexp.evaluation.columns import EvaluationSet, ObjectTable
 from coordexp.types.errors import DataError
 from coordexp.types.files import translate_os_errors
 from coordexp.types.progress import NoProgress, Progress
-from coordexp.viz.images import frame_size, open_image
+from coordexp.viz.images import frame_size, open_image, picture_threads
 from coordexp.viz.palette import class_color, readable_on
 
 PANEL_SIDE = 640
@@ -48,29 +49,33 @@ class PicturesWritten:
     unreadable: tuple[str, ...]
 
 
-def write_pictures(data: EvaluationSet, images: Sequence[int], *, root: Path, folder: Path, progress: Progress | None = None) -> PicturesWritten:
+def write_pictures(
+    data: EvaluationSet, images: Sequence[int], *, root: Path, folder: Path, num_threads: int = 0, progress: Progress | None = None
+) -> PicturesWritten:
     """`vis_0000.png`, `vis_0001.png`, … for the images at these positions of `data.images`, in this order.
 
-    An image that cannot be read leaves an empty ground with its boxes and is reported.
+    An image that cannot be read leaves an empty ground with its boxes and is reported. `num_threads`: see `picture_threads`.
 
     Raises:
         DataError: not one of the images can be read.
         OutputError: a picture cannot be written.
     """
     gt_ranges, pred_ranges = data.gt.ranges(len(data.images)).tolist(), data.pred.ranges(len(data.images)).tolist()
-    files: list[Path] = []
-    unreadable: list[str] = []
-    for number, place in enumerate((progress or NoProgress()).track(images, "draw", total=len(images))):
-        row = data.images[place]
+
+    def draw(number: int, place: int) -> tuple[Path, str | None]:
+        row, photo, problem = data.images[place], None, None
         try:
-            photo: Image.Image | None = open_image(root, row)
+            photo = open_image(root, row)
         except DataError as error:
-            photo = None
-            unreadable.append(str(error))
+            problem = str(error)
         gt = drawn_objects(data, data.gt, range(gt_ranges[place], gt_ranges[place + 1]))
         pred = drawn_objects(data, data.pred, range(pred_ranges[place], pred_ranges[place + 1]))
         picture = draw_pair(photo, gt=gt, pred=pred, size=frame_size(data, place), title=row.file_name)
-        files.append(_save(picture, folder / f"vis_{number:04d}.png"))
+        return _save(picture, folder / f"vis_{number:04d}.png"), problem
+
+    with ThreadPoolExecutor(max_workers=picture_threads(num_threads)) as pool:
+        drawn = list((progress or NoProgress()).track(pool.map(draw, range(len(images)), images), "draw", total=len(images)))
+    files, unreadable = [path for path, _ in drawn], [problem for _, problem in drawn if problem is not None]
     if images and len(unreadable) == len(images):
         raise DataError(f"no image can be read: {unreadable[0]}", where=str(root), fix="give the folder that image paths count from with --root_image_dir")
     return PicturesWritten(tuple(files), tuple(unreadable))

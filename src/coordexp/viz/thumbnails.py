@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from coordexp.evaluation.columns import ImageRow
 from coordexp.types.errors import DataError, OutputError
 from coordexp.types.files import translate_os_errors
 from coordexp.types.progress import NoProgress, Progress
-from coordexp.viz.images import embed_picture, open_image, shrink
+from coordexp.viz.images import embed_picture, open_image, picture_threads, shrink
 
 ThumbnailMode: TypeAlias = Literal["folder", "inline", "none"]
 """Pictures of images that are not embedded: files in a folder beside the page, or none (`inline`). `none`: nothing is embedded either."""
@@ -34,7 +33,6 @@ EMBED_ALL = 150
 EMBED_WORST = 60
 """Of larger runs the images with most errors are."""
 
-_MAX_THREADS = 4
 _FILE = re.compile(r"\d{6,}\.jpg")
 
 _Result = TypeVar("_Result")
@@ -71,17 +69,23 @@ def plan_pictures(ranked: Sequence[int], *, mode: ThumbnailMode = "folder", max_
 
 
 def make_thumbnails(
-    images: Sequence[ImageRow], plan: PicturePlan, *, root: Path, folder: Callable[[], Path] | None = None, progress: Progress | None = None
+    images: Sequence[ImageRow],
+    plan: PicturePlan,
+    *,
+    root: Path,
+    folder: Callable[[], Path] | None = None,
+    num_threads: int = 0,
+    progress: Progress | None = None,
 ) -> Thumbnails:
-    """Read the images that `plan` names; `folder` makes the folder for those that become files.
+    """Read the images that `plan` names; `folder` makes the folder for those that become files. `num_threads`: see `picture_threads`.
 
     Raises:
         DataError: not one of the images can be read.
         OutputError: a file cannot be written.
     """
     progress = progress or NoProgress()
-    embedded, no_uri = _each(plan.embedded, partial(_embed, images, root), "embed pictures", progress)
-    filed, no_file = _each(plan.filed, partial(_file, images, root, folder()), "write thumbnails", progress) if plan.filed and folder else ({}, [])
+    embedded, no_uri = _each(plan.embedded, partial(_embed, images, root), "embed pictures", num_threads, progress)
+    filed, no_file = _each(plan.filed, partial(_file, images, root, folder()), "write thumbnails", num_threads, progress) if plan.filed and folder else ({}, [])
     unreadable = [*no_uri, *no_file]
     if unreadable and not embedded and not filed:
         raise DataError(f"no image can be read: {unreadable[0]}", where=str(root), fix="give the folder that image paths count from with --root_image_dir")
@@ -106,7 +110,7 @@ def check_thumbnail_folder(folder: Path) -> None:
         raise OutputError(f"holds {foreign[0]}, which is no thumbnail of a report", where=str(folder), fix="choose another name with --output")
 
 
-def _each(places: Sequence[int], work: Callable[[int], _Result], title: str, progress: Progress) -> tuple[dict[int, _Result], list[str]]:
+def _each(places: Sequence[int], work: Callable[[int], _Result], title: str, num_threads: int, progress: Progress) -> tuple[dict[int, _Result], list[str]]:
     """Results by place, and a sentence for each image that cannot be read."""
 
     def attempt(place: int) -> _Result | DataError:
@@ -117,7 +121,7 @@ def _each(places: Sequence[int], work: Callable[[int], _Result], title: str, pro
 
     done: dict[int, _Result] = {}
     problems: list[str] = []
-    with ThreadPoolExecutor(max_workers=min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=picture_threads(num_threads)) as pool:
         results = pool.map(attempt, places)
         for place, found in zip(progress.track(places, title, total=len(places)), results, strict=True):
             if isinstance(found, DataError):
