@@ -74,13 +74,15 @@ def evaluate(
     strict_parse: Annotated[bool | None, typer.Option("--strict-parse/--no-strict-parse", help="Stop at a line that is not JSON.")] = None,
     no_segm: Annotated[bool, typer.Option("--no-segm", "--no_segm", help="Boxes only.")] = False,
     iou_thrs: Annotated[str | None, typer.Option("--iou-thrs", "--iou_thrs", help="IoU thresholds of COCO AP.", metavar="NUMBERS")] = None,
-    f1ish_iou_thrs: Annotated[str | None, typer.Option("--f1ish-iou-thrs", "--f1ish_iou_thrs", metavar="NUMBERS")] = None,
+    f1ish_iou_thrs: Annotated[str | None, typer.Option("--f1ish-iou-thrs", "--f1ish_iou_thrs", help="IoU thresholds of f1ish.", metavar="NUMBERS")] = None,
     f1ish_pred_scope: Annotated[str | None, typer.Option("--f1ish-pred-scope", "--f1ish_pred_scope", help="annotated | all")] = None,
     label_match: Annotated[str | None, typer.Option("--label-match", "--label_match", help="exact | semantic")] = None,
-    semantic_model: Annotated[str | None, typer.Option("--semantic-model", "--semantic_model")] = None,
-    semantic_threshold: Annotated[float | None, typer.Option("--semantic-threshold", "--semantic_threshold")] = None,
-    semantic_device: Annotated[str | None, typer.Option("--semantic-device", "--semantic_device")] = None,
-    semantic_batch_size: Annotated[int | None, typer.Option("--semantic-batch-size", "--semantic_batch_size")] = None,
+    semantic_model: Annotated[str | None, typer.Option("--semantic-model", "--semantic_model", help="Text encoder: folder or hub id.")] = None,
+    semantic_threshold: Annotated[
+        float | None, typer.Option("--semantic-threshold", "--semantic_threshold", help="Cosine from which on names are near.")
+    ] = None,
+    semantic_device: Annotated[str | None, typer.Option("--semantic-device", "--semantic_device", help="Where the encoder runs.")] = None,
+    semantic_batch_size: Annotated[int | None, typer.Option("--semantic-batch-size", "--semantic_batch_size", help="Names encoded together.")] = None,
     pixel_mode: Annotated[str | None, typer.Option("--pixel-mode", "--pixel_mode", help="int | exact")] = None,
     score_mode: Annotated[str | None, typer.Option("--score-mode", "--score_mode", help="auto | model | constant")] = None,
     bootstrap: Annotated[int | None, typer.Option("--bootstrap", help="Resamples for 95 % intervals, such as 1000; 0: none.")] = None,
@@ -92,7 +94,7 @@ def evaluate(
     report_thumbnails: Annotated[
         str | None, typer.Option("--report-thumbnails", "--report_thumbnails", help="Pictures that are not in it: folder | inline | none")
     ] = None,
-    num_workers: Annotated[int | None, typer.Option("--num-workers", "--num_workers")] = None,
+    num_workers: Annotated[int | None, typer.Option("--num-workers", "--num_workers", help="Threads that draw pictures; 0: by processors.")] = None,
     unknown_policy: Annotated[str | None, typer.Option("--unknown-policy", "--unknown_policy", help="Without effect.")] = None,
     semantic_fallback: Annotated[str | None, typer.Option("--semantic-fallback", "--semantic_fallback", help="Without effect.")] = None,
 ) -> None:
