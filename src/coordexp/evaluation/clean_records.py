@@ -114,7 +114,7 @@ class SideBuffer:
         is_bad = np.zeros(len(rows), dtype=np.bool_)
         is_bad[owner[~np.isfinite(values) | (from_bins & ((values < 0) | (values > MAX_BIN)))]] = True
         image = np.repeat(np.array(self._images, dtype=np.int64), self._counts)
-        limits = sizes[image[rows] - first_image] - 1.0
+        limits: Floats = (sizes[image[rows] - first_image] - 1).astype(np.float64)
         values = self._to_pixels(values, from_bins, limits[owner[::2]].reshape(-1))
         starts = np.concatenate([[0], np.cumsum(lengths)])
         low, high = self._corners(values.reshape(-1, 2), starts[:-1] // 2, are_boxes[rows])
@@ -123,7 +123,7 @@ class SideBuffer:
         scores = np.array([nan if item.score is None else item.score for item in self._items], dtype=np.float64)[rows]
         table = ObjectTable(
             image=image[rows],
-            index=(np.arange(len(image)) - np.repeat(np.cumsum(self._counts) - self._counts, self._counts))[rows],
+            index=_places(self._counts)[rows],
             desc=np.array([desc_of(item.desc) for item in self._items], dtype=np.int64)[rows],
             boxes=np.concatenate([low, high], axis=1),
             scores=np.where(np.isfinite(scores), scores, nan),
@@ -145,7 +145,7 @@ class SideBuffer:
             for row, item in enumerate(self._items):
                 if item.points_exact is not None and lists[row] is not None:
                     lists[row], are_bins[row] = item.points_exact, False
-        points = [found if found is not None and known else () for found, known in zip(lists, is_known, strict=True)]
+        points: list[Sequence[float]] = [found if found is not None and known else () for found, known in zip(lists, is_known, strict=True)]
         return points, np.array(are_boxes, dtype=np.bool_), are_bins
 
     def _to_pixels(self, values: Floats, are_bins: Bools, limits: Floats) -> Floats:
@@ -164,3 +164,9 @@ class SideBuffer:
             written = firsts[are_boxes]
             low[are_boxes], high[are_boxes] = points[written], points[written + 1]
         return low, high
+
+
+def _places(counts: Sequence[int]) -> Ints:
+    """0..count - 1 for each of the counts, one after the other."""
+    lengths = np.array(counts, dtype=np.int64)
+    return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)

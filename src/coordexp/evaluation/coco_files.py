@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -113,7 +113,7 @@ def read_truth(path: Path) -> TruthFile:
         document = msgspec.json.decode(content, type=_Truth)
     except msgspec.ValidationError as error:
         raise schema_problem(path, error) from error
-    first_of = dict[int, int]()
+    first_of = dict[Id, int]()
     for position, category in enumerate(document.categories):
         if first_of.setdefault(category.id, position) != position:
             what = f"the id {category.id} is used by categories[{first_of[category.id]}] too"
@@ -186,4 +186,4 @@ def _bad_entry(position: int, raw: msgspec.Raw, error: msgspec.ValidationError) 
         what = f"there is no {reason}"
     else:
         reason = "entry"
-    return BadEntry(position, reason, what[:1].lower() + what[1:].replace("`", ""), cast("Any", msgspec.json.decode(raw)))
+    return BadEntry(position, reason, what[:1].lower() + what[1:].replace("`", ""), msgspec.json.decode(raw))

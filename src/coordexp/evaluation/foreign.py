@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -103,10 +103,11 @@ def _by_image(bad: Sequence[BadEntry], catalog: Catalog) -> dict[int, list[Inval
     """Entries whose image is known."""
     found: dict[int, list[InvalidObject]] = {}
     for entry in bad:
-        image_id = cast("Mapping[str, Any]", entry.raw).get("image_id") if isinstance(entry.raw, dict) else None
+        raw: object = entry.raw
+        image_id = cast("Mapping[str, object]", raw).get("image_id") if isinstance(raw, dict) else None
         place = catalog.place_of_image.get(image_id) if isinstance(image_id, int | float) else None
         if place is not None:
-            found.setdefault(place, []).append(InvalidObject(entry.reason, entry.raw))
+            found.setdefault(place, []).append(InvalidObject(entry.reason, cast("object", raw)))
     return found
 
 

@@ -12,7 +12,6 @@ from coordexp.evaluation.f1ish import F1ishLevel, F1ishResult
 from coordexp.evaluation.json_rows import plain_numbers, portions
 
 _IMAGES_AT_ONCE = 250
-_KINDS = ("bbox_2d", "poly")
 
 
 class Match(msgspec.Struct, gc=False):
@@ -52,70 +51,75 @@ class MatchRow(msgspec.Struct):
 
 def match_rows(data: EvaluationSet, result: F1ishResult, threshold: float) -> Iterator[list[MatchRow]]:
     """In file order, in portions."""
-    level = result.levels[threshold]
+    level, num_images = result.levels[threshold], len(data.images)
     gt_free, pred_free = np.ones(len(data.gt), np.bool_), result.is_evaluated.copy()
     gt_free[level.matches.gt] = False
     pred_free[level.matches.pred] = False
-    columns = _Columns(data, level, pred_free=pred_free, gt_free=gt_free, is_ignored=~result.is_evaluated)
-    for part in portions(len(data.images), _IMAGES_AT_ONCE):
-        yield columns.rows(part, scope=result.scope)
-
-
-class _Columns:
-    """Everything a row needs, by image."""
-
-    def __init__(self, data: EvaluationSet, level: F1ishLevel, *, pred_free: Bools, gt_free: Bools, is_ignored: Bools) -> None:
-        num_images = len(data.images)
-        self._data, self._level = data, level
-        self._match_ranges = np.searchsorted(data.gt.image[level.matches.gt], np.arange(num_images + 1)).tolist()
-        self._pred_kinds, self._gt_kinds = _kinds(data.pred), _kinds(data.gt)
-        self._lists = tuple(_IndexLists(table, chosen, num_images) for table, chosen in ((data.pred, pred_free), (data.pred, is_ignored), (data.gt, gt_free)))
-
-    def rows(self, part: slice, *, scope: str) -> list[MatchRow]:
-        counts = self._level.counts
-        tp, fn = counts.tp_loc[part], counts.fn_loc[part]
-        numbers = (tp + fn, counts.pred_total[part], counts.pred_eval[part], counts.pred_ignored[part], tp, counts.fp_loc[part], fn)
-        first = self._match_ranges[part.start]
-        matches = self._matches(slice(first, self._match_ranges[part.stop]))
-        bounds = [place - first for place in self._match_ranges[part.start : part.stop + 1]]
-        free_pred, ignored_pred, free_gt = self._lists
-        return [
+    free_pred, ignored_pred = (_IndexLists(data.pred, chosen, num_images) for chosen in (pred_free, ~result.is_evaluated))
+    free_gt = _IndexLists(data.gt, gt_free, num_images)
+    ends: list[int] = np.searchsorted(data.gt.image[level.matches.gt], np.arange(num_images + 1)).tolist()
+    for part in portions(num_images, _IMAGES_AT_ONCE):
+        start: int = part.start
+        first = ends[start]
+        matches = _matches(data, level, slice(first, ends[part.stop]))
+        yield [
             MatchRow(
-                image.image_id,
-                image.file_name,
-                image.width,
-                image.height,
-                self._level.threshold,
-                *of_image,
-                scope,
-                matches[bounds[row] : bounds[row + 1]],
-                free_pred.of(part.start + row),
-                ignored_pred.of(part.start + row),
-                free_gt.of(part.start + row),
+                image_id=image.image_id,
+                file_name=image.file_name,
+                width=image.width,
+                height=image.height,
+                iou_thr=threshold,
+                gt_count=tp + fn,
+                pred_count=total,
+                pred_count_eval=evaluated,
+                pred_count_ignored=total - evaluated,
+                tp_loc=tp,
+                fp_loc=fp,
+                fn_loc=fn,
+                pred_scope=result.scope,
+                matches=matches[ends[place] - first : ends[place + 1] - first],
+                unmatched_pred_indices=free_pred.of(place),
+                ignored_pred_indices=ignored_pred.of(place),
+                unmatched_gt_indices=free_gt.of(place),
             )
-            for row, (image, *of_image) in enumerate(zip(self._data.images[part], *(column.tolist() for column in numbers), strict=True))
+            for place, (image, (tp, fp, fn, total, evaluated)) in enumerate(zip(data.images[part], _counts(level, part), strict=True), start=start)
         ]
 
-    def _matches(self, part: slice) -> list[Match]:
-        data, level = self._data, self._level
-        pred, gt = level.matches.pred[part], level.matches.gt[part]
-        similarity = [None if value != value else value for value in level.similarity[part].tolist()]  # NaN is unequal to itself
-        descs = [[data.descs[code] for code in table.desc[rows].tolist()] for table, rows in ((data.pred, pred), (data.gt, gt))]
-        return list(
-            map(
-                Match,
-                data.pred.index[pred].tolist(),
-                data.gt.index[gt].tolist(),
-                level.matches.iou[part].tolist(),
-                *descs,
-                similarity,
-                level.is_near[part].tolist(),
-                plain_numbers(data.pred.boxes[pred]),
-                plain_numbers(data.gt.boxes[gt]),
-                [_KINDS[kind] for kind in self._pred_kinds[pred].tolist()],
-                [_KINDS[kind] for kind in self._gt_kinds[gt].tolist()],
-            )
+
+def _counts(level: F1ishLevel, part: slice) -> list[list[int]]:
+    """[tp, fp, fn, predictions, evaluated predictions] of each image."""
+    counts = level.counts
+    return np.stack([column[part] for column in (counts.tp_loc, counts.fp_loc, counts.fn_loc, counts.pred_total, counts.pred_eval)], axis=1).tolist()
+
+
+def _matches(data: EvaluationSet, level: F1ishLevel, part: slice) -> list[Match]:
+    pred, gt = level.matches.pred[part], level.matches.gt[part]
+    return list(
+        map(
+            Match,
+            data.pred.index[pred].tolist(),
+            data.gt.index[gt].tolist(),
+            level.matches.iou[part].tolist(),
+            _descs(data, data.pred, pred),
+            _descs(data, data.gt, gt),
+            [None if value != value else value for value in level.similarity[part].tolist()],  # NaN is unequal to itself
+            level.is_near[part].tolist(),
+            plain_numbers(data.pred.boxes[pred]),
+            plain_numbers(data.gt.boxes[gt]),
+            _kinds(data.pred, pred),
+            _kinds(data.gt, gt),
         )
+    )
+
+
+def _descs(data: EvaluationSet, table: ObjectTable, rows: Ints) -> list[str]:
+    codes: list[int] = table.desc[rows].tolist()
+    return [data.descs[code] for code in codes]
+
+
+def _kinds(table: ObjectTable, rows: Ints) -> list[str]:
+    numbers: list[int] = rows.tolist()
+    return ["poly" if row in table.polygons or row in table.masks else "bbox_2d" for row in numbers]
 
 
 class _IndexLists:
@@ -128,8 +132,3 @@ class _IndexLists:
 
     def of(self, image: int) -> list[int]:
         return self._indices[self._bounds[image] : self._bounds[image + 1]]
-
-
-def _kinds(table: ObjectTable) -> Ints:
-    """[N] position in `_KINDS`."""
-    return table.is_polygon().astype(np.int64)
