@@ -60,8 +60,9 @@ def match_rows(data: EvaluationSet, result: F1ishResult, threshold: float) -> It
     ends: list[int] = np.searchsorted(data.gt.image[level.matches.gt], np.arange(num_images + 1)).tolist()
     for part in portions(num_images, _IMAGES_AT_ONCE):
         start: int = part.start
+        stop: int = part.stop
         first = ends[start]
-        matches = _matches(data, level, slice(first, ends[part.stop]))
+        matches = _matches(data, level, slice(first, ends[stop]))
         yield [
             MatchRow(
                 image_id=image.image_id,
