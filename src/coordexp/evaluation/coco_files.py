@@ -19,6 +19,7 @@ Id = int | float
 Box = tuple[float, float, float, float]
 """x, y, width, height."""
 
+_ID_LIMIT = 2**63
 _NO_LIST = msgspec.Raw(b"null")
 _IS_TRUTH = "is a COCO instances file"
 _IS_RESULTS = "is a list of results"
@@ -104,7 +105,9 @@ def read_truth(path: Path) -> TruthFile:
     """A COCO instances file.
 
     Raises:
-        DataError: it cannot be read, is not JSON, or has no images, categories or annotations; an image or a category has no id; a category id used twice.
+        DataError: it cannot be read, is not JSON, or has no images, categories or annotations; the id of an image or a category is missing or no whole
+            number; a category id used twice.
+            category id is used twice.
     """
     content = _read(path, flag="--coco-gt")
     if content.startswith(b"["):
@@ -113,6 +116,8 @@ def read_truth(path: Path) -> TruthFile:
         document = msgspec.json.decode(content, type=_Truth)
     except msgspec.ValidationError as error:
         raise schema_problem(path, error) from error
+    _check_ids(path, "images", document.images)
+    _check_ids(path, "categories", document.categories)
     first_of = dict[Id, int]()
     for position, category in enumerate(document.categories):
         if first_of.setdefault(category.id, position) != position:
@@ -122,6 +127,12 @@ def read_truth(path: Path) -> TruthFile:
     doubled = len(document.images) - len(images)
     warnings = (f"{path}: {doubled} images have the id of another one and are left out",) if doubled else ()
     return TruthFile(images, document.categories, _read_entries(path, bytes(document.annotations), Annotation), warnings)
+
+
+def _check_ids(path: Path, kind: str, entries: Sequence[Image] | Sequence[Category]) -> None:
+    for position, entry in enumerate(entries):
+        if not -_ID_LIMIT < entry.id < _ID_LIMIT or entry.id != int(entry.id):
+            raise DataError(f"the id {entry.id} is not a whole number of 64 bits", where=f"{path}: {kind}[{position}]", fix="number them anew")
 
 
 def read_predictions(path: Path) -> Entries[Prediction]:
@@ -145,14 +156,19 @@ def _read(path: Path, *, flag: str) -> bytes:
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path), fix=f"give {flag} a COCO file") from error
     try:
+        if not content.isascii():
+            content.decode("utf-8")  # msgspec looks only at texts that somebody reads
+        return content if _is_json(content) else msgspec.json.encode(without_surrogates(json.loads(content, parse_constant=lambda _: None)))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON in UTF-8 ({error})", where=str(path), fix=f"give {flag} a COCO file") from error
+
+
+def _is_json(content: bytes) -> bool:
+    try:
         msgspec.json.decode(content, type=msgspec.Raw)
     except msgspec.DecodeError:
-        try:
-            value = without_surrogates(json.loads(content, parse_constant=lambda _: None))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"not JSON in UTF-8 ({error})", where=str(path), fix=f"give {flag} a COCO file") from error
-        return msgspec.json.encode(value)
-    return content
+        return False
+    return True
 
 
 def _read_entries(path: Path, content: bytes, kind: type[Entry]) -> Entries[Entry]:
@@ -186,4 +202,12 @@ def _bad_entry(position: int, raw: msgspec.Raw, error: msgspec.ValidationError) 
         what = f"there is no {reason}"
     else:
         reason = "entry"
-    return BadEntry(position, reason, what[:1].lower() + what[1:].replace("`", ""), msgspec.json.decode(raw))
+    return BadEntry(position, reason, what[:1].lower() + what[1:].replace("`", ""), _as_read(raw))
+
+
+def _as_read(raw: msgspec.Raw) -> object:
+    """An entry with whatever stands in it, also numbers beyond those of a float."""
+    try:
+        return json.loads(bytes(raw))
+    except (ValueError, RecursionError):
+        return "unreadable"

@@ -15,8 +15,11 @@ from coordexp.evaluation.coco import encode_segmentation, mask_area, mask_box
 from coordexp.evaluation.coco_files import Annotation, BadEntry, Box, Category, Entries, Entry, Id, Image, Prediction
 from coordexp.evaluation.coco_source import CocoObjects, Rle
 from coordexp.evaluation.columns import Bools, Floats, Ints
+from coordexp.evaluation.objects import MAX_SIDE
 from coordexp.types.errors import DataError
 
+_FAR = 1e9
+"""Pixels. Areas of boxes that reach farther would not be exact."""
 _NO_SEGMENTATION = (b"null", b"[]", b"{}")
 
 
@@ -28,7 +31,7 @@ class Catalog:
     place_of_image: Mapping[Id, int]
     """Id → position."""
     sizes: Sequence[tuple[int, int]]
-    """(width, height) by position; 0 where the file gives none."""
+    """(width, height) by position; 0 where the file gives none that an image can have."""
     number_of_category: Mapping[Id, int]
     """Id → number from 1 by rising id."""
 
@@ -38,9 +41,15 @@ class Catalog:
         return cls(
             path,
             {image.id: place for place, image in enumerate(images)},
-            [(int(image.width or 0), int(image.height or 0)) for image in images],
+            [(_side(image.width), _side(image.height)) for image in images],
             {category.id: number for number, category in enumerate(categories, start=1)},
         )
+
+    def check_size(self, place: int) -> None:
+        """Raises DataError when the image has no size, and masks take part."""
+        if not all(self.sizes[place]):
+            fix = "masks need the size of every image: add width and height, or evaluate boxes with --no-segm"
+            raise DataError("no width or height", where=f"{self.path}: images[{place}]", fix=fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +157,8 @@ def _check(entry: Annotation | Prediction, place: int, category: int) -> None:
         raise _UnusableError("image_id", f"image_id {entry.image_id} is not among the images of the instances file")
     if not category:
         raise _UnusableError("category_id", f"category_id {entry.category_id} is not among the categories of the instances file")
-    if entry.bbox is not None and not math.isfinite(sum(entry.bbox)):
-        raise _UnusableError("bbox", f"bbox {list(entry.bbox)} is not finite")
+    if entry.bbox is not None and not max(map(abs, entry.bbox)) < _FAR:
+        raise _UnusableError("bbox", f"bbox {list(entry.bbox)} lies outside of any image")
 
 
 def _read_mask(entry: Annotation | Prediction, index: int, place: int, catalog: Catalog, no_mask: dict[int, str]) -> Rle | None:
@@ -160,18 +169,20 @@ def _read_mask(entry: Annotation | Prediction, index: int, place: int, catalog: 
         if entry.bbox is None:
             raise _UnusableError("bbox", "there is neither a bbox nor a segmentation")
     else:
+        catalog.check_size(place)
         width, height = catalog.sizes[place]
-        if not width or not height:
-            fix = "masks need the size of every image: add width and height, or evaluate boxes with --no-segm"
-            raise DataError("no width or height", where=f"{catalog.path}: images[{place}]", fix=fix)
         try:
             return encode_segmentation(msgspec.json.decode(content), width=width, height=height)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             what = str(error)
     if entry.bbox is None:
         raise _UnusableError("segmentation", f"there is no bbox, and the segmentation cannot be read ({what})")
     no_mask[index] = what
     return None
+
+
+def _side(value: Id | None) -> int:
+    return int(value) if value is not None and 1 <= value <= MAX_SIDE else 0
 
 
 def _common_columns(rows: Sequence[_Row[Any]], *, with_masks: bool = True) -> dict[str, Any]:

@@ -38,6 +38,9 @@ def read_coco_pair(coco_gt: Path, coco_preds: Path, *, protocol: ApProtocol = "a
     federation, partial = read_federation(coco_gt, truth.images, categories, number_of=catalog.number_of_category, protocol=protocol)
     pred = prediction_rows(coco_preds, results, catalog, with_masks=with_masks)
     gt = annotation_rows(coco_gt, truth.annotations, catalog, with_masks=bool(pred.objects.masks), heeds_crowds=federation is None)
+    if pred.objects.masks:  # a box among masks counts as the mask of its outline
+        for place in np.union1d(gt.objects.image, pred.objects.image).tolist():
+            catalog.check_size(place)
     bad = [*_report_bad(coco_gt, "annotations", gt, strict=strict), *_report_bad(coco_preds, "results", pred, strict=strict)]
     is_counted = ~(gt.objects.is_crowd | (gt.objects.is_ignored & (federation is not None)))
     images = _image_rows(truth.images, catalog, gt.bad, pred.bad)
