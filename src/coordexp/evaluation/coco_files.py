@@ -107,7 +107,6 @@ def read_truth(path: Path) -> TruthFile:
     Raises:
         DataError: it cannot be read, is not JSON, or has no images, categories or annotations; the id of an image or a category is missing or no whole
             number; a category id used twice.
-            category id is used twice.
     """
     content = _read(path, flag="--coco-gt")
     if content.startswith(b"["):

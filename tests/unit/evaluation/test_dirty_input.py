@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coordexp.evaluation.columns import COUNTERS
-from coordexp.evaluation.evaluate import EvalSettings, evaluate
-from coordexp.types.errors import DataError
+from coordexp.evaluation.evaluate import EvalSettings, evaluate, evaluate_coco
+from coordexp.types.errors import DataError, UserError
 
 LINES_A_FILE = 200
 NUMBERS = (0, -1, 1, 7.5, -0.0, 1e-320, 1e308, -1e308, 10**25, -(10**400), math.nan, math.inf, -math.inf, 999, 1000, 2**31, 2**63, 1e6, 0.1)
@@ -80,11 +80,14 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from places(value[key])
 
 
-def spoil(record: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+def spoil(record: Any, rng: random.Random, *, keys: Sequence[str] = KEYS) -> Any:
     """Changes one place, or adds to one."""
-    container, key = rng.choice(list(places(record)))
+    found = list(places(record))
+    if not found:
+        return record
+    container, key = rng.choice(found)
     if isinstance(container, dict) and rng.random() < 0.4:
-        container[rng.choice(KEYS)] = dirty_value(rng)
+        container[rng.choice(keys)] = dirty_value(rng)
     elif isinstance(container, dict) and rng.random() < 0.2:
         del container[key]
     else:
@@ -192,3 +195,73 @@ def test_a_line_that_is_not_utf8_is_not_json_wherever_the_byte_stands(tmp_path: 
     assert (result.counters["invalid_json"], len(result.data.images)) == (1, 1)
     with pytest.raises(DataError, match=r"p\.jsonl:1: not a JSON object"):
         evaluate(tmp_path / "p.jsonl", settings=EvalSettings(strict_parse=True))
+
+
+COCO_KEYS = (
+    "id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "ignore", "score", "name", "file_name", "width", "height", "images",
+    "annotations", "categories", "frequency", "neg_category_ids", "not_exhaustive_category_ids", "counts", "size",
+)  # fmt: skip
+
+
+def clean_coco(rng: random.Random) -> tuple[dict[str, Any], list[Any]]:
+    """An instances file and its results, with boxes, polygons and both kinds of RLE; every fifth one under LVIS rules."""
+
+    def item(more: dict[str, Any]) -> dict[str, Any]:
+        x, y, width, height = rng.randrange(40), rng.randrange(20), rng.randrange(2, 20), rng.randrange(2, 20)
+        masks = [[[x, y, x + width, y, x + width, y + height]], {"size": [40, 60], "counts": [100, 50, 2250]}, {"size": [40, 60], "counts": "PPYo1"}]
+        segmentation = {"segmentation": rng.choice(masks)} if rng.random() < 0.5 else {}
+        return {"image_id": rng.randrange(1, 5), "category_id": rng.choice([1, 7]), "bbox": [x, y, width, height], **more, **segmentation}
+
+    is_lvis = rng.random() < 0.2
+    image = {"width": 60, "height": 40, **({"neg_category_ids": [], "not_exhaustive_category_ids": []} if is_lvis else {})}
+    images = [{"id": number, "file_name": f"{number}.png", **image} for number in range(1, 5)]
+    categories = [{"id": number, "name": name, **({"frequency": rng.choice("rcf")} if is_lvis else {})} for number, name in ((1, "cat"), (7, "dog"))]
+    annotations = [item({"id": number, "area": 9.5, "iscrowd": int(rng.random() < 0.1)}) for number in range(1, 9)]
+    return {"images": images, "categories": categories, "annotations": annotations}, [item({"score": rng.random()}) for _ in range(8)]
+
+
+def test_dirty_coco_files_are_evaluated_or_refused_with_a_sentence(tmp_path: Path, long_count: Callable[[int, int], int]) -> None:
+    num_evaluated = 0
+    count = long_count(300, 6_000)
+    for seed in range(count):
+        rng = random.Random(seed)
+        pair: list[Any] = list(clean_coco(rng))
+        for _ in range(rng.choice([0, 1, 1, 2, 3])):
+            side = rng.randrange(2)
+            pair[side] = spoil(pair[side], rng, keys=COCO_KEYS)
+        for name, value in zip(("gt.json", "preds.json"), pair, strict=True):
+            (tmp_path / name).write_text(json.dumps(value))
+        try:
+            result = evaluate_coco(tmp_path / "gt.json", tmp_path / "preds.json", settings=EvalSettings(strict_parse=rng.random() < 0.2))
+        except UserError:
+            continue
+        num_evaluated += 1
+        assert all(math.isfinite(value) for value in result.metrics.values()), f"seed {seed}"
+        if seed % 4:  # files take most of the time
+            continue
+        result.save(tmp_path / "eval")
+        for name in ("metrics.json", "per_image.json", "coco_gt.json", "coco_preds.json", "analysis.json"):
+            read_strictly(tmp_path / "eval" / name)
+    assert 0.6 * count < num_evaluated < count
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        ({"id": 2**63}, r"gt\.json: images\[2\]: the id 9223372036854775808 is not a whole number of 64 bits; number them anew"),
+        ({"id": 3.5}, r"images\[2\]: the id 3.5 is not a whole number"),
+        ({"width": 2**63}, r"gt\.json: images\[2\]: no width or height; masks need the size of every image"),
+        ({"height": None}, r"images\[2\]: no width or height"),
+    ],
+    ids=["a large id", "a broken id", "a huge image", "no height"],
+)
+def test_an_image_of_a_coco_file_that_cannot_be_used_is_named(tmp_path: Path, image: dict[str, Any], sentence: str) -> None:
+    ring = [[1, 1, 20, 1, 20, 20]]
+    item = {"image_id": image.get("id", 3), "category_id": 1, "bbox": [1, 1, 19, 19]}
+    images = [{"id": number, "width": 60, "height": 40} for number in (1, 2)] + [{"id": 3, "width": 60, "height": 40, **image}]
+    truth = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": [{**item, "id": 1}]}
+    results = [{**item, "score": 0.5}, {**item, "image_id": 1, "score": 0.5, "segmentation": ring}]
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "preds.json").write_text(json.dumps(results))
+    with pytest.raises(DataError, match=sentence):
+        evaluate_coco(tmp_path / "gt.json", tmp_path / "preds.json")
