@@ -138,16 +138,16 @@ def against_pycocotools(folder: Path) -> dict[str, float]:
 
 
 def scaling(folder: Path, image_counts: tuple[int, ...]) -> dict[str, float]:
-    """Slope of log CPU seconds over log objects, the start of the command taken off; of each size the better of two runs, since other load only adds."""
-    start_s = min(one_record_cost(folder).cpu_s for _ in range(2))
+    """Slope of log CPU seconds of the whole command over log objects; of each size the better of two runs, since other load only adds."""
     sizes, seconds = [], []
     for count in image_counts:
         predictions = folder / f"scaling_{count}.jsonl"
         sizes.append(Scenes(count, 80, 12.3, seed=count).write(predictions))
-        seconds.append(min(eval_cost(predictions).cpu_s for _ in range(2)) - start_s)
+        seconds.append(min(eval_cost(predictions).cpu_s for _ in range(2)))
         predictions.unlink()
     slope = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-    return {"scaling_exponent": slope, "scaling_max_objects": sizes[-1], "scaling_max_cpu_s": seconds[-1] + start_s}
+    ends = {"min_objects": sizes[0], "min_cpu_s": seconds[0], "max_objects": sizes[-1], "max_cpu_s": seconds[-1]}
+    return {"scaling_exponent": slope, **{f"scaling_{name}": value for name, value in ends.items()}}
 
 
 def one_record_cost(folder: Path, *, labels: str = "exact", **environment: str) -> Cost:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Generator[None]:
-    """Rows hold no cycles; looking for some among millions of short lists takes a third of the time."""
+    """Rows hold no cycles; looking for some among millions of short lists takes up to a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -105,6 +105,7 @@ def evaluate_coco(coco_gt: Path, coco_preds: Path, *, settings: EvalSettings | N
     return replace(evaluate_set(data, settings=settings, progress=progress), source=coco_preds, coco_gt=coco_gt)
 
 
+@no_collection()
 def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEncoder | None = None, progress: Progress | None = None) -> EvaluationResult:
     """The same on columns that were read before."""
     progress = progress or NoProgress()
