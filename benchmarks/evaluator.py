@@ -177,7 +177,7 @@ def measure(folder: Path, *, quick: bool) -> dict[str, float | None]:
     Scenes(2500 if quick else 20_000, 1203, 12.3, seed=2).write(large)
     cost = eval_cost(large)
     figures |= {"large_cpu_s": cost.cpu_s, "large_peak_mb": cost.peak_mb}
-    figures |= scaling(folder, (750, 3000) if quick else (5_000, 14_000, 40_000))
+    figures |= scaling(folder, (2500, 10_000) if quick else (5_000, 14_000, 40_000))
     figures["one_record_cpu_s"] = one_record_cost(folder).cpu_s
     figures["encoder_cpu_s"] = encoder_cpu_s(folder)
     figures["help_wall_s"] = median_seconds([sys.executable, "-m", "coordexp", "eval", "--help"], repeats=3 if quick else 15)
@@ -201,7 +201,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28} {'-' if value is None else f'{value:<12.4g}'} {GOALS.get(key, '')}".rstrip())
     if args.quick:
-        print("quick form: large_* from 2,500 images instead of 20,000, scaling_* up to 75,000 objects instead of 1,000,000")
+        print("quick form: large_* from 2,500 images instead of 20,000, scaling_* up to 250,000 objects instead of 1,000,000")
     if args.json:
         rounded = {key: None if value is None else round(value, 4) for key, value in figures.items()}
         args.json.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
