@@ -140,7 +140,7 @@ def evaluate_set(data: EvaluationSet, *, settings: EvalSettings, encoder: TextEn
         scores=scores,
         f1ish=found,
         analysis=analysis,
-        warnings=(*_emptiness(data), *data.warnings, *(report.warnings if report else ())),
+        warnings=(*_emptiness(data), *_losses(data), *data.warnings, *(report.warnings if report else ())),
         with_segm=settings.with_segm,
         semantic_report=report,
     )
@@ -159,6 +159,20 @@ def _emptiness(data: EvaluationSet) -> tuple[str, ...]:
     if not data.images:
         return (f"there is no image to evaluate, so no number means anything ({', '.join(left_out) or 'the file is empty'})",)
     return ()
+
+
+def _losses(data: EvaluationSet) -> tuple[str, ...]:
+    """Ground truth that cannot be used makes the set another one. Readers of COCO files say it themselves; unusable predictions are the model's, see health."""
+    if data.coco is not None or not data.images:
+        return ()
+    num_invalid = sum(len(image.invalid_gt) for image in data.images)
+    losses = (
+        (num_invalid, f"{num_invalid} of {num_invalid + len(data.gt)} ground-truth objects (why: per_image.json)"),
+        (data.counters["missing_size"], f"{data.counters['missing_size']} records without a usable size"),
+        (data.counters["invalid_json"], f"{data.counters['invalid_json']} lines that are not a JSON object"),
+    )
+    left_out = ", ".join(text for number, text in losses if number)
+    return (f"left out of all numbers: {left_out}",) if left_out else ()
 
 
 def _with_intervals(result: EvaluationResult, settings: EvalSettings, progress: Progress) -> EvaluationResult:
@@ -187,9 +201,10 @@ def _protocol(data: EvaluationSet, settings: EvalSettings, scores: ScorePlan, si
         label_rule=similarity.rule,
         label_threshold=similarity.threshold,
         label_encoder=similarity.encoder_name,
-        pred_scope="all",
+        pred_scope=settings.f1ish_pred_scope if settings.with_f1ish else None,
         pixel_mode=data.pixel_mode,
         score_mode=scores.mode,
         iou_thrs=settings.iou_thrs or IOU_THRESHOLDS,
         ap_rules="coco" if data.coco is None or data.coco.federation is None else "lvis",
+        iou_of=None if data.coco is None else "masks" if data.coco.pred.masks else "boxes",
     )

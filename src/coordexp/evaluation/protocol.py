@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from coordexp.evaluation.f1_det import IOU_THRESHOLDS
+
 
 @dataclass(frozen=True, slots=True)
 class EvalProtocol:
-    """Example: `label` is `prompt=none · labels=exact · f1_det: within class, every prediction counts · pixels=int · scores=model`"""
+    """Example: `label` is `prompt=none · labels=exact · f1ish scope=annotated · pixels=int · scores=model · AP@0.50:0.95`"""
 
     prompt: str
     """Categories that the prompt named: `none`, `gt` (those of the image), `all`, or `unknown`."""
@@ -15,8 +17,8 @@ class EvalProtocol:
     """Of the COCO part and f1ish: `exact`, `semantic`, or `category ids` (of COCO files). f1_det always compares normalized texts."""
     label_threshold: float | None
     """Cosine that a semantic mapping must reach; None for `exact`."""
-    pred_scope: str
-    """Which predictions f1_det counts: `all`."""
+    pred_scope: str | None
+    """Which predictions f1ish counts, `annotated` or `all`; None: it was not computed. f1_det counts every prediction."""
     pixel_mode: str
     score_mode: str
     """What was used, `model` or `constant`."""
@@ -26,13 +28,17 @@ class EvalProtocol:
     """`coco`, or `lvis`: an image is annotated for some categories only, and that is heeded."""
     label_encoder: str | None = None
     """The text encoder with a hash of its weights, when names had to be compared by it; None: equal texts decided everything."""
+    iou_of: str | None = None
+    """Of COCO files: `masks`, because results have them, or `boxes`. None: records, in which a polygon is always a mask."""
 
     @property
     def label(self) -> str:
         """One line for a report or a table."""
         labels = self.label_rule if self.label_threshold is None else f"{self.label_rule}>={self.label_threshold:g}"
-        thresholds = f"{self.iou_thrs[0]:.2f}:{self.iou_thrs[-1]:.2f}" if len(self.iou_thrs) > 1 else ",".join(f"{value:.2f}" for value in self.iou_thrs)
-        parts = (f"prompt={self.prompt}", f"labels={labels}", f"scope={self.pred_scope}", f"pixels={self.pixel_mode}", f"scores={self.score_mode}")
+        thresholds = "0.50:0.95" if self.iou_thrs == IOU_THRESHOLDS else ",".join(f"{value:.2f}" for value in self.iou_thrs)
+        scope = [] if self.pred_scope is None else [f"f1ish scope={self.pred_scope}"]
+        masks = ["iou=masks"] if self.iou_of == "masks" else []
+        parts = (f"prompt={self.prompt}", f"labels={labels}", *scope, f"pixels={self.pixel_mode}", *masks, f"scores={self.score_mode}")
         return " · ".join((*parts, f"{'' if self.ap_rules == 'coco' else 'LVIS '}AP@{thresholds}"))
 
     def as_dict(self) -> dict[str, object]:
@@ -41,9 +47,8 @@ class EvalProtocol:
     def differences(self, other: EvalProtocol) -> tuple[str, ...]:
         """The rules in which two evaluations differ. Example: `("pixel_mode: int, exact",)`
 
-        Two encoders differ; an encoder and none do not: where none was needed, any would have given the same numbers.
+        Two encoders differ; an encoder and none do not: where none was needed, any would have given the same numbers. So do two scopes, not a scope and none.
         """
         mine, theirs = asdict(self), asdict(other)
-        if None in (self.label_encoder, other.label_encoder):
-            del mine["label_encoder"]
-        return tuple(f"{name}: {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name])
+        open_ends = [name for name in ("label_encoder", "pred_scope") if None in (mine[name], theirs[name])]
+        return tuple(f"{name}: {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name] and name not in open_ends)

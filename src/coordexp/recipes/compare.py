@@ -92,6 +92,8 @@ def _evaluate(run: _Run, config: CompareConfig, *, progress: Progress) -> Evalua
     settings = replace(evaluation_settings(section, prompt=run.files.prompt), with_f1ish=False, bootstrap=0)
     if run.saved is not None and run.saved.coco_gt is not None:
         settings = replace(settings, protocol=run.saved.protocol.ap_rules)
+        if run.saved.protocol.iou_of == "boxes" and "no_segm" not in config.model_fields_set:
+            settings = replace(settings, with_segm=False)
         return evaluate_coco(run.saved.coco_gt, run.saved.predictions, settings=settings, progress=progress)
     return evaluate(run.files.predictions, settings=settings, encoder=label_encoder(section), progress=progress)
 

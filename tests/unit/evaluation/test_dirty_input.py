@@ -187,6 +187,15 @@ def test_a_size_that_no_image_has_leaves_the_image_out(record: Any, side: Any) -
     assert result.metrics["f1_det@0.50"] == 1
 
 
+def test_ground_truth_that_is_left_out_is_a_warning(tmp_path: Path, record: Any) -> None:
+    cat, thin = {"bbox_2d": [1, 2, 30, 40], "desc": "cat"}, {"bbox_2d": [1, 2, 1, 40], "desc": "cat"}
+    lines = [json.dumps(record([cat, thin, 5], [cat])), json.dumps(record([cat], width=0)), "no JSON"]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    losses = "2 of 3 ground-truth objects (why: per_image.json), 1 records without a usable size, 1 lines that are not a JSON object"
+    assert evaluate(tmp_path / "p.jsonl").warnings == (f"left out of all numbers: {losses}",)
+    assert evaluate([record([cat], [thin, 5])]).warnings == ()
+
+
 @pytest.mark.parametrize("key", ["extra", "desc", "image"])
 def test_a_line_that_is_not_utf8_is_not_json_wherever_the_byte_stands(tmp_path: Path, record: Any, key: str) -> None:
     line = json.dumps({**record(), key: "HERE"}).encode().replace(b"HERE", b"\xff")

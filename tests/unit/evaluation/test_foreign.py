@@ -35,7 +35,7 @@ def test_our_own_numbers_stand_beside_those_of_coco(write_coco: Any) -> None:
     assert {"bbox_AP", "f1_det@0.50", "f1_det_miou", "f1ish@0.50_f1_full_micro"} <= result.metrics.keys()
     assert [(row.name, row.counts.num_gt) for row in result.per_class] == [("cat", 1), ("dog", 1)]
     assert result.labels.categories == ("cat", "dog")
-    assert result.protocol.label == "prompt=unknown · labels=category ids · scope=all · pixels=as written · scores=model · AP@0.50:0.95"
+    assert result.protocol.label == "prompt=unknown · labels=category ids · f1ish scope=annotated · pixels=as written · scores=model · AP@0.50:0.95"
 
 
 def test_boxes_keep_their_fractions_and_may_leave_the_image(write_coco: Any) -> None:
@@ -222,6 +222,14 @@ def test_f1_det_compares_masks_when_results_have_some(write_coco: Any) -> None:
     truth = _truth(_object(segmentation=lower))
     assert evaluate_coco(*write_coco(truth, [_result(segmentation=upper)])).det.total.at(0.5) == (0, 1, 1)
     assert evaluate_coco(*write_coco(truth, [_result()])).det.total.at(0.5) == (1, 0, 0)
+
+
+def test_the_protocol_tells_masks_from_boxes(write_coco: Any) -> None:
+    ring = [[10, 10, 50, 50, 10, 50]]
+    paths = write_coco(_truth(_object(segmentation=ring)), [_result(segmentation=ring)])
+    masks, boxes = (evaluate_coco(*paths, settings=EvalSettings(with_segm=with_segm)).protocol for with_segm in (True, False))
+    assert (" · iou=masks · " in masks.label, " · iou=masks · " in boxes.label) == (True, False)
+    assert masks.differences(boxes) == ("iou_of: masks, boxes",)
 
 
 @pytest.mark.parametrize(

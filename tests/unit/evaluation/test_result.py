@@ -55,7 +55,7 @@ def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path, make_scenes: 
 def test_metrics_json_says_under_which_rules(tmp_path: Path, make_scenes: Any) -> None:
     evaluate(make_scenes(20, seed=1), settings=EvalSettings(pixel_mode="exact", prompt="all")).save(tmp_path)
     summary = json.loads((tmp_path / "metrics.json").read_text())
-    assert summary["protocol"]["label"] == "prompt=all · labels=exact · scope=all · pixels=exact · scores=model · AP@0.50:0.95"
+    assert summary["protocol"]["label"] == "prompt=all · labels=exact · f1ish scope=annotated · pixels=exact · scores=model · AP@0.50:0.95"
     assert summary["f1_det_by_num_objects"]["0"]["num_gt"] == 0
     assert summary["num_images"] == 20
 
@@ -63,6 +63,28 @@ def test_metrics_json_says_under_which_rules(tmp_path: Path, make_scenes: Any) -
 def test_two_protocols_name_their_differences(make_scenes: Any) -> None:
     first, second = (evaluate(make_scenes(3, seed=1), settings=EvalSettings(pixel_mode=mode)).protocol for mode in ("int", "exact"))
     assert first.differences(second) == ("pixel_mode: int, exact",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (EvalSettings(f1ish_pred_scope="all"), " · f1ish scope=all · "),
+        (EvalSettings(with_f1ish=False), "labels=exact · pixels=int"),
+        (EvalSettings(iou_thrs=(0.5, 0.75)), " · AP@0.50,0.75"),
+        (EvalSettings(iou_thrs=(0.5,)), " · AP@0.50"),
+    ],
+    ids=["scope", "no f1ish", "two thresholds are no range", "one threshold"],
+)
+def test_the_protocol_names_what_was_used(settings: EvalSettings, part: str, make_scenes: Any) -> None:
+    assert part in f"{evaluate(make_scenes(3, seed=1), settings=settings).protocol.label}"
+
+
+def test_two_scopes_of_f1ish_differ_and_a_scope_and_none_do_not(make_scenes: Any) -> None:
+    def protocol(**settings: Any) -> Any:
+        return evaluate(make_scenes(3, seed=1), settings=EvalSettings(**settings)).protocol
+
+    assert protocol().differences(protocol(f1ish_pred_scope="all")) == ("pred_scope: annotated, all",)
+    assert protocol().differences(protocol(with_f1ish=False)) == ()
 
 
 def test_names_in_the_table_are_quoted(record: Any) -> None:

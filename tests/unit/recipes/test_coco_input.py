@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from coordexp.cli.main import app
+from coordexp.config.compare import CompareConfig
 from coordexp.config.evaluation import EvalConfig
 from coordexp.config.loading import load_config
+from coordexp.recipes.compare import run_compare
 from coordexp.recipes.evaluate import run_evaluation
 from coordexp.types.errors import ConfigError, DataError
 
@@ -47,6 +49,20 @@ def test_the_flags_of_the_command(files: tuple[Path, Path]) -> None:
     done = CliRunner().invoke(app, ["eval", "--coco-gt", str(files[0]), "--coco-preds", str(files[1]), "--out_dir", str(out), "--protocol", "coco"])
     assert done.exit_code == 0, done.output
     assert "AP@0.50:0.95" in json.loads((out / "metrics.json").read_text())["protocol"]["label"]
+
+
+def test_evaluations_of_masks_and_of_boxes_are_compared_as_they_were_made(files: tuple[Path, Path]) -> None:
+    ring = {"segmentation": [[1.5, 2, 11.5, 2, 11.5, 12]]}
+    truth, results = (json.loads(path.read_text()) for path in files)
+    truth["annotations"][0] |= {"segmentation": [[1.5, 2, 11.5, 12, 1.5, 12]]}
+    files[0].write_text(json.dumps(truth))
+    files[1].write_text(json.dumps([result | ring for result in results]))
+    folders = files[0].parent / "masks", files[0].parent / "boxes"
+    for folder, no_segm in zip(folders, (False, True), strict=True):
+        run_evaluation(EvalConfig(coco_gt=files[0], coco_preds=files[1], out_dir=folder, no_segm=no_segm))
+    comparison, _ = run_compare(CompareConfig(a=folders[0], b=folders[1], out_dir=files[0].parent / "out", bootstrap=0))
+    change = comparison.metrics["f1_det@0.50"]
+    assert (change.a, change.b, comparison.is_comparable) == (0.0, 1.0, False)
 
 
 def test_strict_parse_makes_a_bad_entry_an_error(files: tuple[Path, Path]) -> None:
