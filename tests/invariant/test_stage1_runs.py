@@ -25,7 +25,7 @@ from coordexp.training.run_folder import list_checkpoints
 from coordexp.types.errors import CheckpointError, UserError
 
 Stage1Maker = Callable[..., Loaded[TrainConfig]]
-AT_THE_END = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
+AT_THE_END = {"train_runtime", "train_cpu_s", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_det_runtime"}
 DETECTION = ("custom.eval_detection.enabled=true", "custom.eval_detection.limit=3", "custom.eval_detection.max_new_tokens=12")
 
@@ -109,6 +109,37 @@ def test_every_key_of_stage1_is_logged_and_no_other(make_stage1: Stage1Maker) ->
     counted = [(line.metrics["base_ce/noncoord_tokens"], line.metrics["pack/num_samples"]) for line in lines if "loss" in line.metrics]
     assert counted[2][1] == 2
     assert counted[0][0] > counted[2][0]
+
+
+@pytest.mark.slow
+def test_a_limit_of_processor_seconds_ends_the_training_and_holds_over_a_resume(make_stage1: Stage1Maker) -> None:
+    run = run_stage1(make_stage1("training.max_cpu_seconds=1.0e-6"))
+    spent = [parse_line(line).metrics["train_cpu_s"] for line in (run / "logging.jsonl").read_text().splitlines() if "train_cpu_s" in line]
+    assert [event["step"] for event in events(run)] == [1]
+    assert len(spent) == 1
+    assert spent[0] > 0
+    assert (run / "final" / "model.safetensors").exists()
+    first = run_stage1(make_stage1("training.max_steps=2", "training.run_name=resumed"))
+    state = first / "checkpoint-2" / "trainer_state.json"
+    document = json.loads(state.read_text())
+    counted = document["stateful_callbacks"]["CpuClockCallback"]["attributes"]
+    assert counted["spent_s"] > 0
+    counted["spent_s"] = 1000.0
+    state.write_text(json.dumps(document))
+    more = ("training.max_steps=8", "training.run_name=resumed", "training.resume_from_checkpoint=true", "training.max_cpu_seconds=1000.000001")
+    assert run_stage1(make_stage1(*more)) == first
+    assert [event["step"] for event in events(first)] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_from_before_processor_seconds_were_counted_can_be_resumed(make_stage1: Stage1Maker) -> None:
+    run = run_stage1(make_stage1("training.max_steps=2"))
+    state = run / "checkpoint-2" / "trainer_state.json"
+    document = json.loads(state.read_text())
+    del document["stateful_callbacks"]["CpuClockCallback"]
+    state.write_text(json.dumps(document))
+    assert run_stage1(make_stage1("training.resume_from_checkpoint=true")) == run
+    assert (run / "checkpoint-4" / "trainer_state.json").exists()
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ class TrainingSection(Section):
             "vit_lr",
             "aligner_lr",
             "save_delay_steps",
+            "max_cpu_seconds",
             "logging_dir",
         }
     )
@@ -60,6 +61,9 @@ class TrainingSection(Section):
     """Optimizer steps; -1: `num_train_epochs` decides."""
     num_train_epochs: PositiveNumber | None = None
     """Used when `max_steps` is not given."""
+    max_cpu_seconds: PositiveNumber | None = None
+    """Training also ends after the step in which so many processor seconds are spent, evaluations and checkpoints not counted: for comparisons at equal
+    compute, with a schedule that does not depend on the number of steps. absent: no limit."""
     per_device_train_batch_size: Positive = 1
     """Samples of one forward on one device."""
     per_device_eval_batch_size: Positive = 1

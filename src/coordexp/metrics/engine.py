@@ -25,6 +25,7 @@ ENGINE_METRICS: Final = (
     _key("learning_rate", "learning rate of the last step"),
     _key("epoch", "passes over the training data so far"),
     _key("train_runtime", "seconds of the whole training, at its end"),
+    _key("train_cpu_s", "processor seconds of the whole training, all threads and devices' processes, without evaluations and checkpoints, at its end"),
     _key("train_samples_per_second", "samples per second of the whole training, at its end"),
     _key("train_steps_per_second", "optimizer steps per second of the whole training, at its end"),
     _key("train_loss", "mean loss over the whole training, at its end"),

@@ -20,7 +20,7 @@ from coordexp.models.load import LoadedModel
 from coordexp.recipes.stage1_parts import Stage1Parts, data_seed, detection_eval, loss_weights, prepare_stage1
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
-from coordexp.training.callbacks import EpochCallback, ProgressCallback, RunLogCallback
+from coordexp.training.callbacks import CpuClockCallback, EpochCallback, ProgressCallback, RunLogCallback
 from coordexp.training.checkpoints import explain_full_disk, link_model
 from coordexp.training.metadata import RunFacts, add_resume, write_metadata
 from coordexp.training.objective import Stage1Objective
@@ -66,7 +66,12 @@ def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, prog
     collator = PaddedCollator(
         pad_token_id=_pad_token(model), image_token_id=int(model.model.config.image_token_id), merge_size=int(model.processor.image_processor.merge_size)
     )
-    callbacks: list[Any] = [EpochCallback(parts.schedule.steps_per_epoch), RunLogCallback(RunLog(folder / run_folder.LOG_NAME)), ProgressCallback(progress)]
+    callbacks: list[Any] = [
+        EpochCallback(parts.schedule.steps_per_epoch),
+        CpuClockCallback(training.max_cpu_seconds),
+        RunLogCallback(RunLog(folder / run_folder.LOG_NAME)),
+        ProgressCallback(progress),
+    ]
     if "tensorboard" in reporters(training.hf_arguments()):
         board = TensorBoardCallback()
         board.logging_dir = str(training.logging_dir or folder / "runs")

@@ -7,7 +7,9 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
+from coordexp.training.ranks import gather_objects
 from coordexp.training.run_log import RunLog
 from coordexp.types.progress import Progress
 
@@ -32,6 +34,47 @@ class EpochCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         state.epoch = state.global_step / self._steps_per_epoch
+
+
+class CpuClockCallback(TrainerCallback, ExportableState):
+    """Counts the processor seconds of training, of all threads and ranks: data, rollouts, forward, backward, update; not evaluations and checkpoints.
+
+    It must stand before the run's log, whose last event it completes by `train_cpu_s`. What a resumed run had spent comes from its checkpoint.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        """limit_s: training ends after the step in which so much is spent; None: no limit."""
+        self._limit_s = limit_s
+        self._mark = 0.0
+        self.spent_s = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # a checkpoint that was written without this callback has no entry, and Trainer would fail to write the next one
+        states: dict[str, Any] = state.stateful_callbacks  # pyright: ignore[reportAssignmentType]
+        stored = states.setdefault(type(self).__name__, self.state())
+        self.spent_s = float(stored["attributes"]["spent_s"])
+        self._mark = time.process_time()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        now = time.process_time()
+        self.spent_s += sum(gather_objects(now - self._mark, world_size=args.world_size))
+        self._mark = now
+        if self._limit_s is not None and self.spent_s >= self._limit_s:
+            control.should_training_stop = True
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._mark = time.process_time()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._mark = time.process_time()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs is not None and "train_runtime" in logs:
+            logs["train_cpu_s"] = self.spent_s
+
+    def state(self) -> dict[str, Any]:
+        """For `trainer_state.json` of a checkpoint."""
+        return {"args": {"limit_s": self._limit_s}, "attributes": {"spent_s": self.spent_s}}
 
 
 class RunLogCallback(TrainerCallback):
