@@ -8,29 +8,54 @@ from itertools import count, islice
 from coordexp.codec.prompts import CoordMode, FieldOrder
 from coordexp.codec.serialize import AssistantText, join_texts, plain_text, serialize_entries
 from coordexp.types.records import DetObject
-from coordexp.types.rollouts import ParsedRollout
 from coordexp.types.sequences import Role
 
+MAX_KEY_GAP = 100
+"""An index of more than the number of entries plus this is absurd and says nothing about where to go on counting."""
 
-def allocate_indices(parsed: ParsedRollout, num_objects: int) -> tuple[int, ...]:
-    """Keys for new objects: from the largest index of the prefix + 1, past any absurd key that stands in the prefix already.
+
+def is_absurd(index: int, *, num_entries: int) -> bool:
+    """Whether a key is too large to count from. Example: with 2 entries, `object_102` is taken at its word and `object_103` is not."""
+    return index > num_entries + MAX_KEY_GAP
+
+
+def largest_index(indices: Sequence[int], *, num_entries: int) -> int:
+    """The largest N that is not absurd; 0 when there is none.
+
+    Args:
+        indices: N of every `object_N` before.
+        num_entries: entries before, also those without an N.
+    """
+    return max((index for index in indices if not is_absurd(index, num_entries=num_entries)), default=0)
+
+
+def allocate_indices(indices: Sequence[int], *, num_entries: int, num_objects: int) -> tuple[int, ...]:
+    """Keys for new objects: from the largest index before + 1, past any absurd key that stands there already.
 
     Example: after `object_1` and `object_7`, two objects become 8 and 9.
     """
-    used = set(parsed.entry_indices)
-    return tuple(islice((index for index in count(parsed.max_index + 1) if index not in used), num_objects))
+    used = set(indices)
+    start = largest_index(indices, num_entries=num_entries) + 1
+    return tuple(islice((index for index in count(start) if index not in used), num_objects))
 
 
 def continuation(
-    parsed: ParsedRollout, objects: Sequence[DetObject], *, field_order: FieldOrder = "desc_first", coord_mode: CoordMode = "coord"
+    objects: Sequence[DetObject], *, indices: Sequence[int], follows_entry: bool, field_order: FieldOrder = "desc_first", coord_mode: CoordMode = "coord"
 ) -> AssistantText:
-    """The text behind the prefix, without the end token: a leading `, ` exactly when objects follow an object, the objects in the given order, `}`.
+    """The text behind the prefix, without the end token: a leading `, ` exactly when objects follow an entry, the objects in the given order, `}`.
 
-    `parsed.prefix_text + continuation(parsed, objects).text` is valid JSON. Spans count from the first character behind the prefix.
+    Prefix and continuation are valid JSON. Spans count from the first character behind the prefix.
+
+    Args:
+        objects: hold bins.
+        indices: the key N of each object.
+        follows_entry: whether an entry stands before the cut.
+        field_order: which field of an object comes first.
+        coord_mode: coordinates as tokens or as digits.
 
     Raises:
         ValueError: a coordinate is not an integer bin.
     """
-    entries = serialize_entries(objects, field_order=field_order, coord_mode=coord_mode, indices=allocate_indices(parsed, len(objects)))
-    separator = ", " if objects and parsed.prefix_ends_with_object else ""
+    entries = serialize_entries(objects, field_order=field_order, coord_mode=coord_mode, indices=indices)
+    separator = ", " if objects and follows_entry else ""
     return join_texts(plain_text(separator, Role.FORMAT), entries, plain_text("}", Role.CLOSE))

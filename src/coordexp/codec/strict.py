@@ -7,19 +7,17 @@ prefix + missed objects + `}` is valid JSON for every response. What stands behi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from coordexp.codec.append import largest_index
 from coordexp.codec.coord_tokens import CoordVocabulary, parse_coord_token
 from coordexp.codec.pieces import TextPieces, cut_pieces, decode_pieces
 from coordexp.codec.scanner import Kind, Node, Scan, Stop, read_string, scan_value
 from coordexp.codec.serialize import END_TEXT
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.types.records import GeometryKind
-from coordexp.types.rollouts import DroppedObject, DropReason, ParsedObject, ParsedRollout
-
-MAX_KEY_GAP = 100
-"""An index of more than the number of entries plus this is absurd and says nothing about where to go on counting."""
+from coordexp.types.rollouts import DroppedObject, DropReason, ParsedEntry, ParsedObject, ParsedRollout
 
 _KEY = re.compile(r"object_([1-9][0-9]{0,17})")
 _OTHER_GEOMETRIES = frozenset(
@@ -27,7 +25,9 @@ _OTHER_GEOMETRIES = frozenset(
 )
 
 
-def parse_rollout(response_ids: Sequence[int], *, tokenizer: AnyTokenizer, coord_vocab: CoordVocabulary, allow_poly: bool) -> ParsedRollout:
+def parse_rollout(
+    response_ids: Sequence[int], *, tokenizer: AnyTokenizer, coord_vocab: CoordVocabulary, allow_poly: bool, forbidden_ids: Collection[int] = ()
+) -> ParsedRollout:
     """Read a response token by token as it was generated; never fails on what a model wrote.
 
     Args:
@@ -35,9 +35,10 @@ def parse_rollout(response_ids: Sequence[int], *, tokenizer: AnyTokenizer, coord
         tokenizer: a `TextTokenizer` made once is fastest.
         coord_vocab: which ids are coordinates.
         allow_poly: False drops polygons as `poly_unsupported`.
+        forbidden_ids: tokens that cannot stand in a training sequence (image placeholders); the response is read up to the first of them.
     """
     tokenizer = TextTokenizer.of(tokenizer)
-    pieces = decode_pieces(response_ids, tokenizer=tokenizer)
+    pieces = decode_pieces(_before_forbidden(response_ids, forbidden_ids), tokenizer=tokenizer)
     text = pieces.text.partition(END_TEXT)[0]
     scan = scan_value(text)
     if scan.root is None or scan.root.kind is not Kind.OBJECT:
@@ -51,6 +52,12 @@ def parse_rollout(response_ids: Sequence[int], *, tokenizer: AnyTokenizer, coord
     if not complete and scan.stop is not Stop.COMPLETE:
         return _invalid(tokenizer, is_truncated=scan.stop is Stop.TRUNCATED, dropped=tuple(reader.dropped))
     return _kept(reader, scan, end=complete[-1].end if complete else scan.root.start + 1, num_entries=len(complete), tokenizer=tokenizer)
+
+
+def _before_forbidden(response_ids: Sequence[int], forbidden_ids: Collection[int]) -> Sequence[int]:
+    if not forbidden_ids:
+        return response_ids
+    return response_ids[: next((number for number, token_id in enumerate(response_ids) if token_id in forbidden_ids), len(response_ids))]
 
 
 def _invalid(tokenizer: TextTokenizer, *, is_truncated: bool, dropped: tuple[DroppedObject, ...] = ()) -> ParsedRollout:
@@ -76,11 +83,11 @@ def _kept(reader: _EntryReader, scan: Scan, *, end: int, num_entries: int, token
         prefix_ids=prefix_ids,
         prefix_text=reader.text[:end],
         prefix_ends_with_object=num_entries > 0,
-        max_index=max((index for index in reader.indices if index <= num_entries + MAX_KEY_GAP), default=0),
+        max_index=largest_index([entry.index for entry in reader.entries if entry.index is not None], num_entries=num_entries),
         is_truncated=scan.stop is Stop.TRUNCATED,
         is_invalid=False,
         num_retokenized=num_retokenized,
-        entry_indices=tuple(reader.indices),
+        entries=tuple(reader.entries),
         num_duplicate_keys=num_entries - len(reader.keys),
     )
 
@@ -107,7 +114,7 @@ class _EntryReader:
     objects: list[ParsedObject] = field(init=False, default_factory=list[ParsedObject])
     dropped: list[DroppedObject] = field(init=False, default_factory=list[DroppedObject])
     num_ambiguous: int = field(init=False, default=0)
-    indices: list[int] = field(init=False, default_factory=list[int])
+    entries: list[ParsedEntry] = field(init=False, default_factory=list[ParsedEntry])
     keys: set[str] = field(init=False, default_factory=set[str])
     _coord_token_at: dict[int, int] = field(init=False)
 
@@ -125,8 +132,11 @@ class _EntryReader:
         self.keys.add(key)
         found = _KEY.fullmatch(key)
         index = int(found[1]) if found else None
-        if index is not None:
-            self.indices.append(index)
+        num_before = len(self.objects)
+        self._take_or_drop(entry, key, index)
+        self.entries.append(self._note(entry, index, object_number=num_before if len(self.objects) > num_before else None))
+
+    def _take_or_drop(self, entry: Node, key: str, index: int | None) -> None:
         if index is None or entry.kind is not Kind.OBJECT:
             self._drop(entry, key, index, DropReason.KEY_INVALID)
             return
@@ -135,6 +145,13 @@ class _EntryReader:
             self._drop(entry, key, index, fields.reason or DropReason.MISSING_GEOM)
             return
         self._read_geometry(entry, key, index, fields.desc, fields.geometry, fields.kind)
+
+    def _note(self, entry: Node, index: int | None, *, object_number: int | None) -> ParsedEntry:
+        assert entry.key is not None
+        start, end = entry.key[0] + 1, entry.key[1] - 1
+        if index is not None and self.text.endswith(f"_{index}", start, end):
+            start = end - len(str(index))
+        return ParsedEntry(index=index, chars=(entry.key[0], entry.end), digits=(start, end), object_number=object_number)
 
     def drop_broken_off(self, entry: Node, *, end: int) -> None:
         """Count the entry in which the text ended or stopped being JSON; it lies behind the cut."""
@@ -170,6 +187,7 @@ class _EntryReader:
                 index=index,
                 desc=read_string(self.text, (desc.start, desc.end)),
                 desc_tokens=self.pieces.token_span(desc.start + 1, desc.end - 1),
+                desc_chars=(desc.start + 1, desc.end - 1),
                 kind=kind,
                 coord_positions=positions,
                 bins=points,

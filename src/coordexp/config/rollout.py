@@ -85,6 +85,11 @@ class OffloadSection(Section):
     """Move the optimizer state to main memory."""
 
 
+class MatchingSection(Section):
+    iou: Literal["exact", "mask"] = "exact"
+    """exact: boxes by their corners, polygons drawn; mask: everything drawn on the canvas."""
+
+
 class RolloutMatchingSection(Section):
     replaced: ClassVar[dict[str, str]] = {
         "rollout_buffer": "remove it: stage2_ab.channel_b.mode: async keeps a queue of ready packs",
@@ -109,10 +114,11 @@ class RolloutMatchingSection(Section):
     rollout_infer_batch_size: Positive = 1
     """Rollouts that are generated together."""
     repeat_terminate: RepeatTerminateSection = Field(default_factory=RepeatTerminateSection)
+    matching: MatchingSection = Field(default_factory=MatchingSection)
     candidate_top_k: Positive = 5
     """Ground-truth boxes that are looked at for each predicted one."""
     maskiou_gate: Share = 0.3
-    """Pairs below it are never matched."""
+    """Pairs with a lower IoU are never matched."""
     maskiou_resolution: Positive = 256
     """Side of the canvas on which mask IoU is measured."""
     fp_cost: NonNegative = 1.0

@@ -66,6 +66,17 @@ class ChannelBSection(Section):
     """Supervise the outermost brace and the end token."""
     key_ce: OnOff = "off"
     """Supervise the digits of the model's own keys."""
+    prefix: Literal["raw", "clean"] = "raw"
+    """raw: the target goes on from what the model wrote; clean: repeated objects (same name, IoU above 0.9 with an earlier one) and objects that cannot be read
+    are taken out first."""
+    fn_position: Literal["tail", "sorted"] = "tail"
+    """Where missed objects are written: behind the model's own, or at their place in the sorted order."""
+    cut_out_of_sequence_keys: Switch = False
+    """End the prefix before the first key that is not the one after its predecessor."""
+    cut_surplus: Switch = False
+    """End the prefix where nothing matched follows and it has as many objects as the ground truth."""
+    renumber_keys: Switch = False
+    """Write the keys of the target as 1, 2, 3, …, also those of the model's own objects; else its own stay, and missed objects take the next free ones."""
     drop_invalid_struct_ce_multiplier: Annotated[Number, Field(ge=1, le=4)] = 1.0
     """Raises structure cross-entropy of samples with dropped objects."""
 

@@ -55,9 +55,13 @@ def box_iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     Example: `box_iou([[0, 0, 2, 2]], [[1, 0, 3, 2]])` is `[[1/3]]`.
     """
     first, second = as_box_array(a), as_box_array(b)
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    sides = np.maximum(high - low, 0)
-    intersection = sides[..., 0] * sides[..., 1]
+    width, height = shared_sides(first, second)
+    intersection = width * height
     union = box_area(first)[:, None] + box_area(second)[None, :] - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def shared_sides(a: BoxArray, b: BoxArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Width and height of what every pair has in common, each [N, M]; 0 where they share nothing along that axis."""
+    width, height = (np.maximum(np.minimum.outer(a[:, high], b[:, high]) - np.maximum.outer(a[:, low], b[:, low]), 0) for low, high in ((0, 2), (1, 3)))
+    return width, height

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coordexp.types.records import GeometryKind
+from coordexp.types.records import DetObject, GeometryKind
 
 
 class DropReason(StrEnum):
@@ -74,6 +74,8 @@ class ParsedObject:
     desc: str
     desc_tokens: tuple[int, int]
     """Half-open token span that covers the desc value without its quotes."""
+    desc_chars: tuple[int, int]
+    """Half-open character span of the desc value as it is written (escapes and all), without its quotes."""
     kind: GeometryKind
     coord_positions: tuple[int, ...]
     """One token position for each coordinate: 4 for a box, even and >= 6 for a polygon."""
@@ -82,6 +84,27 @@ class ParsedObject:
     """Half-open token span that covers the object's `{…}`."""
     value_chars: tuple[int, int]
     """Half-open character span of the object's `{…}` in the response text."""
+
+    def to_object(self) -> DetObject:
+        """The object as a data set would hold it."""
+        return DetObject(desc=self.desc, kind=self.kind, points=self.bins)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedEntry:
+    """One `"object_N": {…}` of the prefix, whether an object was read from it or not. Spans are half-open, in characters of the prefix text.
+
+    Example: the first entry of `{"object_12": {…}` has `index=12`, `chars=(1, …)`, `digits=(9, 11)`.
+    """
+
+    index: int | None
+    """N; None when the key is no `object_N`."""
+    chars: tuple[int, int]
+    """From the quote that opens the key to the end of the value."""
+    digits: tuple[int, int]
+    """N in the key; the whole key without its quotes where no N stands at its end."""
+    object_number: int | None
+    """Which of `ParsedRollout.objects` was read from it; None for a dropped or ambiguous one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +141,51 @@ class ParsedRollout:
     """No `{`, or no append-ready prefix: the prefix is `{` and all ground truth counts as missed."""
     num_retokenized: int = 0
     """Tokens at the end of `prefix_ids` that replace the one the cut fell into; 0 when the cut fell between tokens."""
-    entry_indices: tuple[int, ...] = ()
-    """N of every `object_N` in the prefix, in order of appearance: taken, dropped and ambiguous ones, repeated ones as often as they stand there."""
+    entries: tuple[ParsedEntry, ...] = ()
+    """Every entry of the prefix, in order of appearance: taken, dropped and ambiguous ones, those with a repeated key too."""
     num_duplicate_keys: int = 0
     """Entries of the prefix whose key an earlier entry has."""
+
+    @property
+    def entry_indices(self) -> tuple[int, ...]:
+        """N of every `object_N` in the prefix, in order of appearance, repeated ones as often as they stand there."""
+        return tuple(entry.index for entry in self.entries if entry.index is not None)
+
+    @property
+    def has_invalid(self) -> bool:
+        """Whether something was written that is no object; the entry in which the answer merely ran out of tokens does not count."""
+        return self.num_ambiguous > 0 or any(item.is_in_prefix or not self.is_truncated for item in self.dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prediction and the ground truth that it was matched to. Example: `Pair(pred=0, gt=2, iou=0.91)`"""
+
+    pred: int
+    gt: int
+    iou: float
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One to one between predictions and ground truth, by position in their lists.
+
+    Example: `Match(pairs=(Pair(pred=0, gt=2, iou=0.91),), missed=(0, 1), unmatched=(1,), num_gated=0)`
+    """
+
+    pairs: tuple[Pair, ...]
+    """In the order of the predictions."""
+    missed: tuple[int, ...]
+    """Ground truth that no prediction was matched to (FN), ascending."""
+    unmatched: tuple[int, ...]
+    """Predictions that were matched to nothing (FP), ascending."""
+    num_gated: int
+    """Candidate pairs that the gate refused."""
+
+    @property
+    def iou_sum(self) -> float:
+        """Over the pairs."""
+        return sum(pair.iou for pair in self.pairs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordexp.codec.append import continuation
+from coordexp.codec.append import allocate_indices, continuation
 from coordexp.codec.coord_tokens import CoordVocabulary, coord_token
 from coordexp.codec.serialize import escape_desc, serialize_objects, with_end
 from coordexp.codec.strict import parse_rollout
@@ -75,6 +75,11 @@ def as_objects(parsed: ParsedRollout) -> list[DetObject]:
     return [DetObject(item.desc, item.kind, item.bins) for item in parsed.objects]
 
 
+def go_on(parsed: ParsedRollout, missed: list[DetObject]) -> str:
+    indices = allocate_indices(parsed.entry_indices, num_entries=len(parsed.entries), num_objects=len(missed))
+    return continuation(missed, indices=indices, follows_entry=parsed.prefix_ends_with_object).text
+
+
 def decode(ids: tuple[int, ...], tokenizer: TextTokenizer) -> str:
     return b"".join(tokenizer.pieces(ids)).decode()
 
@@ -125,7 +130,7 @@ def test_truncated_at_every_token_the_answer_goes_on_as_valid_json_with_every_ob
         assert found == objects[: len(found)]
         assert len(found) >= num_seen
         num_seen = len(found)
-        whole = parsed.prefix_text + continuation(parsed, objects[len(found) :]).text
+        whole = parsed.prefix_text + go_on(parsed, objects[len(found) :])
         assert whole == serialize_objects(objects).text
     assert num_seen == len(objects)
 
@@ -141,7 +146,7 @@ def test_whatever_a_model_writes_can_be_continued_as_valid_json(tokenizers, obje
     parsed = parse(text, tokenizer)
     check_prefix(parsed, tokenizer.encode(text).ids, tokenizer)
     missed = [DetObject(f"missed {number}", "bbox_2d", (0, 0, number, 9)) for number in range(data.draw(st.integers(0, 3)))]
-    pairs = json.loads(parsed.prefix_text + continuation(parsed, missed).text, object_pairs_hook=list)
+    pairs = json.loads(parsed.prefix_text + go_on(parsed, missed), object_pairs_hook=list)
     assert [dict(value)["desc"] for _, value in pairs[len(pairs) - len(missed) :]] == [item.desc for item in missed]
     assert len(pairs) - len(missed) >= len(parsed.objects) + sum(item.is_in_prefix for item in parsed.dropped)
     assert len({key for key, _ in pairs[len(pairs) - len(missed) :]} - {key for key, _ in pairs[: len(pairs) - len(missed)]}) == len(missed)
@@ -150,7 +155,7 @@ def test_whatever_a_model_writes_can_be_continued_as_valid_json(tokenizers, obje
 @given(ids=st.lists(st.integers(0, 1300), max_size=40))
 def test_random_ids_never_crash(tokenizers, ids: list[int]) -> None:
     parsed = parse_ids([*tokenizers[1].encode('{"object_1": ').ids, *ids], tokenizers[1])
-    json.loads(parsed.prefix_text + continuation(parsed, []).text)
+    json.loads(parsed.prefix_text + go_on(parsed, []))
 
 
 @pytest.mark.parametrize(
@@ -210,6 +215,37 @@ def test_repeated_keys_are_all_kept_and_counted(tokenizer) -> None:
     assert ([item.desc for item in parsed.objects], parsed.num_duplicate_keys, parsed.entry_indices) == (["a", "b"], 1, (1, 1))
 
 
+def test_every_entry_of_the_prefix_is_noted_with_its_key_and_its_object(tokenizer) -> None:
+    parsed = parse(f'{{"object_12": {{"desc": "a", {BOX}}}, "x": 1,"object_\\u0033": {{}}, "object_4": {{"desc": "b", {BOX}}}, "object_5": {{"de', tokenizer)
+    assert [(entry.index, entry.object_number) for entry in parsed.entries] == [(12, 0), (None, None), (3, None), (4, 1)]
+    assert [parsed.prefix_text[slice(*entry.digits)] for entry in parsed.entries] == ["12", "x", "object_\\u0033", "4"]
+    assert [parsed.prefix_text[slice(*entry.chars)][:3] for entry in parsed.entries] == ['"ob', '"x"', '"ob', '"ob']
+    assert parsed.prefix_text.endswith(parsed.prefix_text[slice(*parsed.entries[-1].chars)])
+
+
+@pytest.mark.parametrize(
+    ("text", "has_invalid"),
+    [
+        (f'{{"object_1": {{"desc": "a", {BOX}}}}}', False),
+        (f'{{"object_1": {{"desc": "a", {BOX}}}, "object_2": {{"desc": "', False),
+        (f'{{"object_1": {{"desc": "a", {BOX}}}, "object_2": {{"desc" "', True),
+        (f'{{"object_1": {{{BOX}}}, "object_2": {{"desc": "', True),
+        (f'{{"object_1": {{"desc": "a", {BOX.replace("<", chr(92) + "u003c")}}}}}', True),
+    ],
+    ids=["complete", "out of tokens", "no JSON", "dropped", "ambiguous"],
+)
+def test_running_out_of_tokens_is_nothing_invalid(tokenizer, text: str, has_invalid: bool) -> None:
+    assert parse(text, tokenizer).has_invalid is has_invalid
+
+
+def test_a_response_is_read_up_to_the_first_forbidden_token(tokenizer) -> None:
+    ids = tokenizer.encode(serialize_objects([DetObject(name, "bbox_2d", (1, 2, 3, number)) for number, name in enumerate("abcd", start=4)]).text).ids
+    forbidden = vocab_of(tokenizer).id_of(6)
+    parsed = parse_rollout(ids, tokenizer=tokenizer, coord_vocab=vocab_of(tokenizer), allow_poly=True, forbidden_ids={forbidden, 10**6})
+    assert ([item.desc for item in parsed.objects], parsed.is_truncated) == (["a", "b"], True)
+    assert parsed == parse_ids(ids[: ids.index(forbidden)], tokenizer)
+
+
 @pytest.mark.parametrize(("index", "max_index"), [(102, 102), (103, 1), (10**17, 1)])
 def test_an_absurd_index_does_not_say_where_to_go_on_counting(tokenizer, index: int, max_index: int) -> None:
     parsed = parse(f'{{"object_1": {{"desc": "a", {BOX}}}, "object_{index}": {{"desc": "b", {BOX}}}}}', tokenizer)
@@ -262,7 +298,7 @@ def test_the_recorded_behaviour_is_kept_but_for_documented_corrections(make_bpe,
         "is_truncated": parsed.is_truncated,
     }
     if case["name"] != "broken_value":
-        assert (continuation(parsed, MISSED).text, continuation(parsed, []).text) == (recorded["append_two_fn"], recorded["append_none"])
+        assert (go_on(parsed, MISSED), go_on(parsed, [])) == (recorded["append_two_fn"], recorded["append_none"])
 
 
 def test_time_is_linear_in_the_length_of_the_response(make_bpe) -> None:
