@@ -106,6 +106,14 @@ def test_a_mistake_is_one_sentence_with_exit_code_2_and_nothing_is_written(
     assert [path.name for path in folder.rglob("*")] == ["a.yaml"]
 
 
+def test_a_demo_without_its_packages_names_the_extra_that_has_all_of_them(folder: Path) -> None:
+    code = "import sys; sys.modules['torch'] = sys.modules['accelerate'] = None; from coordexp.cli.main import main; sys.exit(main(['demo']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("install it with: pip install 'coordexp[demo]'\n")
+    assert list(folder.iterdir()) == []
+
+
 def test_an_output_folder_that_cannot_be_written_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "file").write_text("")
     line = {"image": "a.png", "width": 10, "height": 10, "mode": "coord", "coord_mode": None, "gt": [], "pred": [], "raw_output": "", "errors": []}

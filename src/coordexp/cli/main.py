@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = next((name for name, modules in _EXTRAS.items() if (error.name or "").partition(".")[0] in modules), None)
         if extra is None:
             raise
+        extra = "demo" if arguments[:1] == ["demo"] else extra  # which needs all the others
         return _say(f"error: this command needs {error.name}; install it with: pip install 'coordexp[{extra}]'", 2, debug=debug)
     if result == INTERRUPTED:  # typer may have turned Ctrl-C into this exit code itself
         typer.echo("interrupted", err=True)

@@ -19,6 +19,7 @@ from coordexp.types.errors import DataError
 from coordexp.types.files import replace_owned
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.viz.images import choose_image_root
+from coordexp.viz.page import page_environment
 from coordexp.viz.pictures import write_pictures
 from coordexp.viz.report import ReportRun
 from coordexp.viz.run_files import RunFiles
@@ -33,6 +34,8 @@ def run_evaluation(config: EvalConfig, *, progress: Progress | None = None) -> E
     progress = progress or NoProgress()
     run = _find_run(config)
     check_writable(config.out_dir)
+    if config.report:
+        page_environment()  # what the page needs is missed now and not after the work
     settings = replace(evaluation_settings(config, prompt=run.prompt), protocol=config.protocol)
     if config.coco_gt is not None:
         result = evaluate_coco(config.coco_gt, run.predictions, settings=settings, progress=progress)

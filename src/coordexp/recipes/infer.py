@@ -22,6 +22,7 @@ from coordexp.recipes.evaluate import run_evaluation
 from coordexp.recipes.vis import run_vis
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.rollouts import GenerationSettings
+from coordexp.viz.page import page_environment
 
 
 def run_pipeline(loaded: Loaded[InferConfig], *, overwrite: bool = False, progress: Progress | None = None) -> ArtifactPaths:
@@ -34,6 +35,8 @@ def run_pipeline(loaded: Loaded[InferConfig], *, overwrite: bool = False, progre
     config = loaded.config
     paths = artifact_paths(config)
     check_writable(paths.gt_vs_pred.parent, paths.summary.parent, paths.resolved_config.parent)
+    if config.stages.eval and config.eval.report:
+        page_environment()  # what the page needs is missed now and not after the work
     if config.stages.infer:
         assert config.infer is not None
         _run_inference(loaded, config.infer, paths, overwrite=overwrite, progress=progress)

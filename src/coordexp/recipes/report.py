@@ -14,6 +14,7 @@ from coordexp.types.progress import NoProgress, Progress
 from coordexp.viz.crops import crop_examples
 from coordexp.viz.gallery_data import build_gallery, rank_images
 from coordexp.viz.images import choose_image_root
+from coordexp.viz.page import page_environment
 from coordexp.viz.report import ReportRun, check_same_images, render_report
 from coordexp.viz.report_errors import shown_examples
 from coordexp.viz.run_files import RunFiles
@@ -71,6 +72,7 @@ def run_report(
         UserError: a run cannot be read, the runs hold different images, no image can be read, or a file cannot be written.
     """
     progress = progress or NoProgress()
+    page_environment()  # what the page needs is missed now and not after the work
     after_run = evaluated(run, progress=progress)
     before_run = evaluated(before, progress=progress) if before is not None else None
     if before_run is not None:

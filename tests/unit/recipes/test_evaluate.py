@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from coordexp.config.evaluation import EvalConfig
 from coordexp.recipes.evaluate import evaluation_settings, run_evaluation
-from coordexp.types.errors import DataError
+from coordexp.types.errors import BackendError, DataError
 
 
 @pytest.fixture
@@ -73,3 +74,10 @@ def test_predictions_that_are_not_there_are_one_sentence_and_nothing_is_written(
     with pytest.raises(DataError, match=r"there is no gt_vs_pred\.jsonl"):
         run_evaluation(EvalConfig(pred_jsonl=tmp_path / "none.jsonl", out_dir=tmp_path / "eval"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_made_is_refused_before_the_work(predictions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(BackendError, match=r"report: jinja2 is not installed; pip install 'coordexp\[report\]'"):
+        _run(predictions, report=True, score_mode="model")  # which the evaluation would refuse
+    assert not (predictions.parent / "eval").exists()
