@@ -83,3 +83,19 @@ def test_flags_alone_leave_all_three_files(flags: dict[str, str], tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["gt_vs_pred.jsonl", "resolved_config.json", "summary.json"]
     assert "1 image:" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_loop_guard_ends_an_answer_that_repeats_itself(flags: dict[str, str], tmp_path: Path) -> None:
+    """An untrained model writes the same token forever."""
+    flags["--max_new_tokens"] = "40"
+    guard = ["infer.repeat_terminate.enabled=true", "infer.repeat_terminate.min_new_tokens=10", "infer.repeat_terminate.max_consecutive_token_repeats=6"]
+    answers = {}
+    for name, overrides in (("free", []), ("guarded", guard)):
+        flags["--out"] = str(tmp_path / name / "gt_vs_pred.jsonl")
+        assert main(["infer", *as_arguments(flags), *overrides]) == 0
+        answers[name] = json.loads(Path(flags["--out"]).read_text())
+    assert (answers["free"]["finish_reason"], answers["guarded"]["finish_reason"]) == ("length", "repeat")
+    assert answers["free"]["raw_output"].startswith(answers["guarded"]["raw_output"])
+    assert len(answers["guarded"]["raw_output"]) < len(answers["free"]["raw_output"])
+    assert json.loads((tmp_path / "guarded" / "summary.json").read_text())["finish_reasons"] == {"repeat": 1}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from coordexp.config.sections import Count, NonNegative, Positive, PositiveNumber, Section, Share, Switch, Text, Whole
+from coordexp.config.sections import Count, KeyProblem, NonNegative, Positive, PositiveNumber, Section, Share, Switch, Text, Whole
+
+Repeats = Annotated[Whole, Field(ge=2)]
+"""What stands once is no repetition."""
 
 
 class DecodingSection(Section):
@@ -19,20 +23,20 @@ class DecodingSection(Section):
 
 
 class RepeatTerminateSection(Section):
-    """The loop guard: ends a sequence that repeats itself."""
+    """The loop guard: ends a sequence that repeats itself, and no other of its batch."""
 
     enabled: Switch = False
     """Whether the guard is on."""
     min_new_tokens: Count = 256
     """Never before this length."""
-    max_consecutive_token_repeats: Positive = 64
+    max_consecutive_token_repeats: Repeats = 64
     """The same token this many times in a row."""
     ngram_size: Positive = 64
-    """Length of the repeated piece, in tokens."""
-    ngram_repeats: Positive = 2
-    """The same piece this many times in a row."""
+    """Longest piece whose repetition is looked for, in tokens."""
+    ngram_repeats: Repeats = 2
+    """The last `ngram_size * ngram_repeats` tokens are a piece of at most `ngram_size` tokens over and over again."""
     max_object_keys: Positive | None = None
-    """More objects than this."""
+    """More keys `"object_N":` than this."""
 
 
 class VllmServerSection(Section):
@@ -107,7 +111,7 @@ class RolloutMatchingSection(Section):
     decode_mode: Literal["greedy", "beam"] = "greedy"
     """beam only with hf; the best beam is taken."""
     num_beams: Positive = 1
-    """Beams of decode_mode beam."""
+    """Beams of decode_mode beam, at least 2."""
     decoding: DecodingSection = Field(default_factory=DecodingSection)
     repetition_penalty: PositiveNumber = 1.0
     """1: none."""
@@ -131,3 +135,15 @@ class RolloutMatchingSection(Section):
     """Smoothing of the optimal transport."""
     ot_iters: Positive = 30
     """Iterations of the optimal transport."""
+
+    def problems(self, section: str) -> Iterator[KeyProblem]:
+        """What is wrong between settings of this section, which stands under the key `section`."""
+        if self.decode_mode == "beam":
+            if self.rollout_backend != "hf":
+                yield KeyProblem(f"{section}.decode_mode", "beam search works only with rollout_backend: hf", "set decode_mode: greedy, or rollout_backend: hf")
+            if self.num_beams < 2:
+                yield KeyProblem(f"{section}.num_beams", "is 1, and decode_mode is beam", "set num_beams: 4, or decode_mode: greedy")
+            if self.decoding.temperature > 0:
+                yield KeyProblem(f"{section}.decoding.temperature", "is above 0, and beam search does not sample", "set it to 0, or decode_mode: greedy")
+        elif self.num_beams > 1:
+            yield KeyProblem(f"{section}.num_beams", f"is {self.num_beams}, and decode_mode is greedy", "set decode_mode: beam, or remove num_beams")

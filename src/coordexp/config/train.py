@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from coordexp.config.augmentation import AugmentationSection
 from coordexp.config.rollout import RolloutMatchingSection
 from coordexp.config.sections import (
     Count,
@@ -151,7 +150,8 @@ class CustomSection(Section):
     coord_offset: CoordOffsetSection = Field(default_factory=CoordOffsetSection)
     token_type_metrics: TokenTypeMetricsSection = Field(default_factory=TokenTypeMetricsSection)
     eval_detection: EvalDetectionSection = Field(default_factory=EvalDetectionSection)
-    augmentation: AugmentationSection | None = None
+    augmentation: dict[str, Any] | None = None
+    """Changes of training images together with their boxes."""
     train_sample_limit: Count = 0
     """Only the first N records; 0: all."""
     val_sample_limit: Count = 0
@@ -188,6 +188,8 @@ class TrainConfig(FileSection):
             yield KeyProblem("custom.train_jsonl", what, "name the training file (or custom.fusion_config), not both")
         if self.rollout_matching is not None and custom.extra.rollout_matching is not None:
             yield KeyProblem("rollout_matching", "is the same section as custom.extra.rollout_matching", "give one of them")
+        elif self.rollout is not None:
+            yield from self.rollout.problems("rollout_matching" if self.rollout_matching is not None else "custom.extra.rollout_matching")
         if self.training.eval_strategy != "no" and custom.val_jsonl is None:
             yield KeyProblem("custom.val_jsonl", "is required when training.eval_strategy is not 'no'", "name the validation file")
         yield from self._detection_problems()

@@ -25,18 +25,21 @@ class TokenPicker:
     ) -> None:
         self._settings = settings
         self._uniforms = _uniforms(seeds, num_steps=settings.max_new_tokens, device=device) if settings.temperature > 0 else None
-        self._is_seen = _seen(prompt_ids, vocab_size=vocab_size, device=device) if settings.repetition_penalty != 1.0 else None
+        self._is_seen = seen_tokens(prompt_ids, vocab_size=vocab_size, device=device) if settings.repetition_penalty != 1.0 else None
 
     def pick(self, logits: Tensor, *, rows: Tensor, step: int) -> Tensor:
         """Token ids [N] for the batch rows `rows` [N] with float32 logits [N, V]."""
         if self._is_seen is not None:
-            penalty = self._settings.repetition_penalty
-            penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
-            logits = torch.where(self._is_seen[rows], penalized, logits)
+            logits = torch.where(self._is_seen[rows], penalize(logits, self._settings.repetition_penalty), logits)
         tokens = logits.argmax(dim=-1) if self._uniforms is None else _sample(logits, self._settings, uniforms=self._uniforms[rows, step])
         if self._is_seen is not None:
             self._is_seen[rows, tokens] = True
         return tokens
+
+
+def penalize(scores: Tensor, penalty: float) -> Tensor:
+    """What a token that was seen gets: negative scores times the penalty, others divided by it."""
+    return torch.where(scores < 0, scores * penalty, scores / penalty)
 
 
 def _uniforms(seeds: Sequence[int], *, num_steps: int, device: torch.device) -> Tensor:
@@ -45,7 +48,7 @@ def _uniforms(seeds: Sequence[int], *, num_steps: int, device: torch.device) -> 
     return torch.stack(draws).to(device)
 
 
-def _seen(prompt_ids: Sequence[Sequence[int]], *, vocab_size: int, device: torch.device) -> Tensor:
+def seen_tokens(prompt_ids: Sequence[Sequence[int]], *, vocab_size: int, device: torch.device) -> Tensor:
     seen = torch.zeros(len(prompt_ids), vocab_size, dtype=torch.bool)
     for row, ids in enumerate(prompt_ids):
         seen[row, torch.as_tensor(ids, dtype=torch.long)] = True

@@ -19,6 +19,7 @@ from coordexp.pipeline.source import Survey, iter_source, survey_source
 from coordexp.pipeline.stage import StageFacts, describe_summary, write_predictions
 from coordexp.pipeline.standardize import Mode
 from coordexp.recipes.evaluate import run_evaluation
+from coordexp.recipes.generating import repeat_limits
 from coordexp.recipes.vis import run_vis
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.rollouts import GenerationSettings
@@ -100,6 +101,7 @@ def inference_settings(section: InferSection, mode: Mode, survey: Survey, root: 
             top_p=generation.top_p,
             repetition_penalty=generation.repetition_penalty,
             seed=generation.seed,
+            repeat=repeat_limits(section.repeat_terminate),
         ),
         window=generation.batch_size,
         prompts=PromptPlan(spec=spec, labels=section.prompt_labels, categories=survey.categories),

@@ -22,6 +22,22 @@ class DropReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RepeatLimits:
+    """When a sequence counts as a loop, which ends it. Example: `RepeatLimits(min_new_tokens=32, ngram_size=16, ngram_repeats=3)`"""
+
+    min_new_tokens: int = 256
+    """Never before this length."""
+    max_consecutive_token_repeats: int = 64
+    """The same token this many times in a row; at least 2."""
+    ngram_size: int = 64
+    """The longest piece whose repetition is looked for, in tokens."""
+    ngram_repeats: int = 2
+    """At least 2. The last `ngram_size * ngram_repeats` tokens are one piece, of at most `ngram_size` tokens, over and over again."""
+    max_object_keys: int | None = None
+    """More keys `"object_N":` than this; None: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationSettings:
     """How to generate. Example: `GenerationSettings(max_new_tokens=512, temperature=0.0, seed=42)`"""
 
@@ -33,7 +49,10 @@ class GenerationSettings:
     """-1: all."""
     repetition_penalty: float = 1.0
     num_beams: int = 1
+    """More than 1: beam search, of which the best answer is taken; greedy only."""
     seed: int = 0
+    repeat: RepeatLimits | None = None
+    """The loop guard; None: off."""
 
 
 @dataclass(frozen=True, slots=True)

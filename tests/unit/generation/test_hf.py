@@ -8,9 +8,10 @@ from torch import Tensor
 
 from coordexp.generation.hf import HfBackend
 from coordexp.generation.protocol import GenerationRequest
+from coordexp.generation.repeat import loop_end
 from coordexp.models.load import LoadedModel
 from coordexp.types.errors import BackendError
-from coordexp.types.rollouts import GenerationSample, GenerationSettings
+from coordexp.types.rollouts import GenerationSample, GenerationSettings, RepeatLimits
 
 GREEDY = GenerationSettings(max_new_tokens=24)
 SAMPLED = GenerationSettings(max_new_tokens=24, temperature=0.9, top_p=0.95, top_k=200, repetition_penalty=1.1)
@@ -120,6 +121,96 @@ def test_generation_leaves_a_training_model_in_training_mode(tiny, make_requests
     tiny.model.eval()
 
 
-def test_beam_search_is_refused(tiny, make_requests) -> None:
-    with pytest.raises(BackendError, match="num_beams=2"):
-        HfBackend(tiny).generate(make_requests((64, 64)), GenerationSettings(max_new_tokens=1, num_beams=2))
+def test_only_the_looping_row_is_ended(tiny, make_requests) -> None:
+    requests = make_requests(*SIZES, labels=LABELS)
+    free = HfBackend(tiny).generate(requests, GREEDY)
+    limits = RepeatLimits(min_new_tokens=2, max_consecutive_token_repeats=5, ngram_size=4, ngram_repeats=2)
+    ends = [loop_end(sample.response_ids, limits) for sample in free]
+    assert None in ends
+    assert any(end is not None and end < GREEDY.max_new_tokens for end in ends)
+    guarded = HfBackend(tiny).generate(requests, replace(GREEDY, repeat=limits), with_trace=True)
+    for end, before, after in zip(ends, free, guarded, strict=True):
+        assert after.response_ids == before.response_ids[:end]
+        assert after.finish_reason == (before.finish_reason if end is None else "repeat")
+        assert len(after.trace) == len(after.response_ids)
+
+
+def test_a_model_that_writes_nothing_but_keys_is_ended_by_their_number(tiny, make_requests) -> None:
+    key = tiny.tokenizer.encode('"object_1":', add_special_tokens=False)
+    script = iter(4 * key)
+    hook = tiny.model.lm_head.register_forward_hook(lambda module, inputs, logits: torch.zeros_like(logits).index_fill(-1, torch.tensor(next(script)), 9.0))
+    limits = RepeatLimits(min_new_tokens=0, max_object_keys=2)
+    (sample,) = HfBackend(tiny).generate(make_requests((64, 64)), replace(GREEDY, max_new_tokens=4 * len(key), repeat=limits))
+    hook.remove()
+    assert sample.text == '"object_1":' * 3
+    assert sample.finish_reason == "repeat"
+
+
+def with_stop_tokens(tiny, monkeypatch: pytest.MonkeyPatch, *more: int) -> list[int]:
+    """Make the model end at further tokens, in plain transformers too; returns all that it ends at."""
+    stop_ids = [int(tiny.tokenizer.convert_tokens_to_ids("<|im_end|>")), *more]
+    monkeypatch.setattr(tiny.model.generation_config, "eos_token_id", stop_ids)
+    return stop_ids
+
+
+@pytest.mark.parametrize(("num_beams", "penalty", "ends"), [(2, 1.3, False), (3, 1.0, True), (5, 1.3, True)])
+def test_the_best_beam_is_that_of_plain_transformers(tiny, make_requests, monkeypatch, num_beams: int, penalty: float, ends: bool) -> None:
+    requests = make_requests(*SIZES, labels=LABELS)
+    settings = replace(GREEDY, num_beams=num_beams, repetition_penalty=penalty)
+    with_stop_tokens(tiny, monkeypatch)
+    free = HfBackend(tiny).generate(requests, settings)
+    # tokens that some beams end at early, some late
+    more = {sample.response_ids[place] for sample, place in zip(free, (3, 9, 15, 21), strict=True)} if ends else set()
+    stop_ids = with_stop_tokens(tiny, monkeypatch, *more)
+    samples = HfBackend(tiny).generate(requests, settings)
+    for request, sample in zip(requests, samples, strict=True):
+        inputs = model_inputs(tiny, request)
+        ids = tiny.model.generate(**inputs, max_new_tokens=settings.max_new_tokens, do_sample=False, num_beams=num_beams, repetition_penalty=penalty)
+        theirs = tuple(ids[0, inputs["input_ids"].shape[1] :].tolist())
+        assert sample.response_ids == (theirs[:-1] if theirs[-1] in stop_ids else theirs)
+        assert sample.finish_reason == ("stop" if theirs[-1] in stop_ids else "length")
+    assert any(sample.finish_reason == "stop" for sample in samples) == ends
+
+
+def test_requests_that_are_searched_together_do_not_see_each_other(tiny, make_requests, monkeypatch) -> None:
+    requests = make_requests(*SIZES, labels=LABELS)
+    settings = replace(GREEDY, num_beams=3)
+    free = HfBackend(tiny).generate(requests, settings)
+    with_stop_tokens(tiny, monkeypatch, *(sample.response_ids[place] for sample, place in zip(free, (3, 9, 15, 21), strict=True)))
+    together = HfBackend(tiny).generate(requests, settings)
+    assert together == [HfBackend(tiny).generate([request], settings)[0] for request in requests]
+    assert {len(sample.response_ids) for sample in together} != {GREEDY.max_new_tokens}
+
+
+def test_more_beams_find_an_answer_that_is_at_least_as_likely(tiny, make_requests, monkeypatch) -> None:
+    requests = make_requests(*SIZES, labels=LABELS)
+
+    def mean_logprob(request: GenerationRequest, ids: tuple[int, ...]) -> float:
+        inputs = model_inputs(tiny, request)
+        full = torch.cat((inputs["input_ids"], torch.tensor([ids])), dim=1)
+        is_image = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(ids)))
+        with torch.no_grad():
+            logits = tiny.model(**{**inputs, "input_ids": full, "attention_mask": torch.ones_like(full), "mm_token_type_ids": is_image}).logits
+        rows = logits[0, inputs["input_ids"].shape[1] - 1 : -1].log_softmax(dim=-1)
+        return float(rows.gather(-1, torch.tensor(ids)[:, None]).mean())
+
+    with_stop_tokens(tiny, monkeypatch)
+    greedy, searched = (HfBackend(tiny).generate(requests, replace(GREEDY, num_beams=n)) for n in (1, 6))
+    gains = [mean_logprob(request, b.response_ids) - mean_logprob(request, a.response_ids) for request, a, b in zip(requests, greedy, searched, strict=True)]
+    assert sum(gains) > 0.01
+
+
+def test_a_guard_ends_a_looping_beam_as_it_ends_a_row(tiny, make_requests, monkeypatch) -> None:
+    with_stop_tokens(tiny, monkeypatch)
+    favour = torch.zeros(tiny.model.lm_head.out_features)
+    favour[17] = 1e4
+    hook = tiny.model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + favour)
+    settings = replace(GREEDY, num_beams=3, repeat=RepeatLimits(min_new_tokens=0, max_consecutive_token_repeats=5))
+    (sample,) = HfBackend(tiny).generate(make_requests((64, 64)), settings)
+    hook.remove()
+    assert (sample.response_ids, sample.finish_reason) == ((17,) * 5, "repeat")
+
+
+def test_beams_are_not_sampled(tiny, make_requests) -> None:
+    with pytest.raises(BackendError, match=r"beam search does not sample \(num_beams=2, temperature=0.9\); set the temperature to 0"):
+        HfBackend(tiny).generate(make_requests((64, 64)), replace(SAMPLED, num_beams=2))

@@ -1,0 +1,205 @@
+"""Beam search, of which the best answer is taken. The algorithm of transformers' `generate(num_beams=…, length_penalty=1, early_stopping=False)`:
+
+- every step looks at the best `(1 + number of stop tokens) * num_beams` continuations of a request's beams, by the sum of log p;
+- one that ends and is among the best `num_beams` competes for the answer with (sum of log p) / (number of new tokens, the stop token included);
+- a request is done when its best running beam, at its present length, is behind all of its `num_beams` best ended ones.
+
+Requests share forwards and nothing else; one that is done leaves the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coordexp.generation.decoding import FinishReason
+from coordexp.generation.forward import CachedForward
+from coordexp.generation.repeat import RepeatGuard
+from coordexp.generation.sampling import penalize, seen_tokens
+
+_NEVER = -1.0e9
+"""Score of what is out of the race."""
+
+
+@dataclass(frozen=True, slots=True)
+class BestBeam:
+    """The answer to one request."""
+
+    ids: tuple[int, ...]
+    """Without the stop token."""
+    finish_reason: FinishReason
+
+
+@dataclass(slots=True)
+class _Race:
+    """The beams of the R requests that are not done, B for each, the best first; and the best B that have ended."""
+
+    requests: Tensor
+    """[R] place of each request in the batch."""
+    rows: Tensor
+    """[R, B] row of each beam in the forward."""
+    tokens: Tensor
+    """[R, B, steps]"""
+    scores: Tensor
+    """[R, B] sum of log p; `_NEVER` or less for a beam that may not go on."""
+    is_seen: Tensor | None
+    """[R, B, V] tokens that the repetition penalty counts."""
+    guards: list[list[RepeatGuard]] | None
+    ended_tokens: Tensor
+    """[R, B, steps]"""
+    ended_scores: Tensor
+    """[R, B] mean of log p; `_NEVER` where no beam has ended yet."""
+    ended_lengths: Tensor
+    """[R, B] tokens, a stop token included."""
+    ended_by_loop: Tensor
+    """[R, B]"""
+
+    def keep(self, kept: Tensor) -> None:
+        """Go on with the requests of these indices, with one row in the forward for each beam."""
+        for name in ("requests", "tokens", "scores", "ended_tokens", "ended_scores", "ended_lengths", "ended_by_loop"):
+            setattr(self, name, getattr(self, name)[kept])
+        self.is_seen = None if self.is_seen is None else self.is_seen[kept]
+        self.guards = None if self.guards is None else [self.guards[index] for index in kept.tolist()]
+        self.rows = torch.arange(self.scores.numel(), device=kept.device).view_as(self.scores)
+
+
+@dataclass(frozen=True, slots=True)
+class _Continuations:
+    """The best K continuations of each request, the best first."""
+
+    scores: Tensor
+    """[R, K] sum of log p."""
+    beams: Tensor
+    """[R, K] the beam that each goes on from."""
+    tokens: Tensor
+    """[R, K]"""
+    is_loop: Tensor
+    """[R, K] the guard ends it here."""
+    is_end: Tensor
+    """[R, K] it goes no further, for whatever reason."""
+    guards: list[list[RepeatGuard]] | None
+
+
+class BeamSearch:
+    """One batch of prompts; `run` once.
+
+    Example: `BeamSearch(forward, num_beams=4, stop_ids=ids, max_new_tokens=512).run(prompt_ids)[0].finish_reason == "stop"`
+    """
+
+    def __init__(
+        self,
+        forward: CachedForward,
+        *,
+        num_beams: int,
+        stop_ids: Tensor,
+        max_new_tokens: int,
+        repetition_penalty: float = 1.0,
+        guards: Sequence[RepeatGuard] | None = None,
+    ) -> None:
+        """`stop_ids` [S] is on the device of the model; `guards` has a fresh one for each request."""
+        self._forward, self._num_beams, self._stop_ids = forward, num_beams, stop_ids
+        self._max_new_tokens, self._penalty, self._guards = max_new_tokens, repetition_penalty, guards
+
+    def run(self, prompt_ids: Sequence[Sequence[int]]) -> list[BestBeam]:
+        """The best beam of each request."""
+        answers: dict[int, BestBeam] = {}
+        logits = self._forward.prefill()
+        race = self._start(prompt_ids, vocab_size=logits.shape[-1])
+        for step in range(self._max_new_tokens):
+            found = self._continue(race, logits, is_last=step + 1 == self._max_new_tokens)
+            self._collect_ended(race, found, step=step)
+            parents = self._extend(race, found, step=step)
+            is_behind = race.scores[:, 0] / (step + 1) <= race.ended_scores.min(dim=-1).values
+            is_done = is_behind | found.is_end.all(-1)
+            for index in is_done.nonzero().squeeze(-1).tolist():
+                answers[int(race.requests[index])] = self._answer(race, index)
+            if bool(is_done.all()):
+                break
+            kept = (~is_done).nonzero().squeeze(-1)
+            race.keep(kept)
+            self._forward.keep_rows(parents[kept].flatten())
+            logits = self._forward.advance(race.tokens[:, :, step].flatten(), step=step)
+        return [answers[index] for index in range(len(prompt_ids))]
+
+    def _start(self, prompt_ids: Sequence[Sequence[int]], *, vocab_size: int) -> _Race:
+        device, shape = self._stop_ids.device, (len(prompt_ids), self._num_beams)
+        requests = torch.arange(shape[0], device=device)
+        scores = torch.zeros(shape, device=device)
+        # all beams are still the same one: only the first may go on
+        scores[:, 1:] = _NEVER
+        tokens = torch.zeros(*shape, self._max_new_tokens, dtype=torch.long, device=device)
+        is_seen = None
+        if self._penalty != 1.0:
+            is_seen = seen_tokens(prompt_ids, vocab_size=vocab_size, device=device)[:, None].expand(*shape, vocab_size).clone()
+        return _Race(
+            requests=requests,
+            rows=requests[:, None].expand(shape),
+            tokens=tokens,
+            scores=scores,
+            is_seen=is_seen,
+            guards=None if self._guards is None else [[guard.copy() for _ in range(self._num_beams)] for guard in self._guards],
+            ended_tokens=tokens.clone(),
+            ended_scores=torch.full(shape, _NEVER, device=device),
+            ended_lengths=torch.zeros(shape, dtype=torch.long, device=device),
+            ended_by_loop=torch.zeros(shape, dtype=torch.bool, device=device),
+        )
+
+    def _continue(self, race: _Race, logits: Tensor, *, is_last: bool) -> _Continuations:
+        logprobs = logits.log_softmax(dim=-1)[race.rows]
+        if race.is_seen is not None:
+            logprobs = torch.where(race.is_seen, penalize(logprobs, self._penalty), logprobs)
+        vocab_size = logprobs.shape[-1]
+        num_kept = max(2, 1 + len(self._stop_ids)) * self._num_beams
+        scores, places = (logprobs + race.scores[..., None]).flatten(1).topk(num_kept)
+        beams, tokens = places // vocab_size, places % vocab_size
+        guards, loops = self._watch(race, beams, tokens)
+        is_stop = (tokens[..., None] == self._stop_ids).any(-1)
+        is_end = torch.ones_like(is_stop) if is_last else is_stop | loops
+        return _Continuations(scores=scores, beams=beams, tokens=tokens, is_loop=loops & ~is_stop, is_end=is_end, guards=guards)
+
+    def _watch(self, race: _Race, beams: Tensor, tokens: Tensor) -> tuple[list[list[RepeatGuard]] | None, Tensor]:
+        """A guard for each continuation, and whether it fires."""
+        if race.guards is None:
+            return None, torch.zeros_like(tokens, dtype=torch.bool)
+        guards = [[known[beam].copy() for beam in chosen] for known, chosen in zip(race.guards, beams.tolist(), strict=True)]
+        fires = [[guard.push(token) for guard, token in zip(row, new, strict=True)] for row, new in zip(guards, tokens.tolist(), strict=True)]
+        return guards, torch.tensor(fires, device=tokens.device)
+
+    def _collect_ended(self, race: _Race, found: _Continuations, *, step: int) -> None:
+        """Let the continuations that end here, of the best B, compete with those that ended before."""
+        first = slice(0, self._num_beams)
+        scores = torch.where(found.is_end, found.scores / (step + 1), _NEVER)[:, first]
+        tokens = _gather(race.tokens, found.beams[:, first])
+        tokens[:, :, step] = found.tokens[:, first]
+        best_scores, best = torch.cat((race.ended_scores, scores), dim=1).topk(self._num_beams)
+        race.ended_scores = best_scores
+        race.ended_tokens = _gather(torch.cat((race.ended_tokens, tokens), dim=1), best)
+        race.ended_lengths = torch.cat((race.ended_lengths, torch.full_like(race.ended_lengths, step + 1)), dim=1).gather(1, best)
+        race.ended_by_loop = torch.cat((race.ended_by_loop, found.is_loop[:, first]), dim=1).gather(1, best)
+
+    def _extend(self, race: _Race, found: _Continuations, *, step: int) -> Tensor:
+        """Make the best B continuations that do not end here the running beams; returns the rows [R, B] that they go on from."""
+        race.scores, chosen = (found.scores + found.is_end * _NEVER).topk(self._num_beams)
+        beams, tokens = found.beams.gather(1, chosen), found.tokens.gather(1, chosen)
+        race.tokens = _gather(race.tokens, beams)
+        race.tokens[:, :, step] = tokens
+        if race.is_seen is not None:
+            race.is_seen = _gather(race.is_seen, beams)
+            race.is_seen.scatter_(2, tokens[..., None], True)
+        if found.guards is not None:
+            race.guards = [[guards[place] for place in places] for guards, places in zip(found.guards, chosen.tolist(), strict=True)]
+        return race.rows.gather(1, beams)
+
+    def _answer(self, race: _Race, index: int) -> BestBeam:
+        ids = race.ended_tokens[index, 0, : int(race.ended_lengths[index, 0])].tolist()
+        if ids[-1] in self._stop_ids.tolist():
+            return BestBeam(tuple(ids[:-1]), "stop")
+        return BestBeam(tuple(ids), "repeat" if bool(race.ended_by_loop[index, 0]) else "length")
+
+
+def _gather(beams: Tensor, chosen: Tensor) -> Tensor:
+    """`beams` [R, B, …] at the beams `chosen` [R, K]: [R, K, …]."""
+    return beams[torch.arange(len(beams), device=beams.device)[:, None], chosen]
