@@ -69,10 +69,11 @@ def test_another_seed_gives_another_run(make_stage1: Stage1Maker) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [2, 4])
-def test_a_resumed_run_equals_the_straight_one_bit_for_bit(make_stage1: Stage1Maker, step: int) -> None:
+@pytest.mark.parametrize(("step", "augmentation"), [(2, "null"), (4, "{hflip: 0.5, crop: {probability: 0.5}, colour: {probability: 0.5}}")])
+def test_a_resumed_run_equals_the_straight_one_bit_for_bit(make_stage1: Stage1Maker, step: int, augmentation: str) -> None:
     """10 samples, 4 a step: 3 steps an epoch, so step 2 lies inside the first epoch and step 4 inside the second."""
-    settings = ("training.max_steps=6", "training.eval_strategy=steps", "training.eval_steps=3", "custom.object_ordering=random", *DETECTION)
+    rhythm = ("training.max_steps=6", "training.eval_strategy=steps", "training.eval_steps=3", "training.dataloader_num_workers=2")
+    settings = (*rhythm, "custom.object_ordering=random", f"custom.augmentation={augmentation}", *DETECTION)
     straight = run_stage1(make_stage1(*settings))
     cut = run_stage1(make_stage1(*settings))
     expected = events(straight)

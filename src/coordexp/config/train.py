@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from coordexp.config.augmentation import AugmentationSection
 from coordexp.config.rollout import RolloutMatchingSection
 from coordexp.config.sections import (
     Count,
@@ -150,8 +151,7 @@ class CustomSection(Section):
     coord_offset: CoordOffsetSection = Field(default_factory=CoordOffsetSection)
     token_type_metrics: TokenTypeMetricsSection = Field(default_factory=TokenTypeMetricsSection)
     eval_detection: EvalDetectionSection = Field(default_factory=EvalDetectionSection)
-    augmentation: dict[str, Any] | None = None
-    """Changes of training images together with their boxes."""
+    augmentation: AugmentationSection | None = None
     train_sample_limit: Count = 0
     """Only the first N records; 0: all."""
     val_sample_limit: Count = 0

@@ -17,7 +17,8 @@ from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
 from coordexp.models.export import save_checkpoint
 from coordexp.models.load import LoadedModel
-from coordexp.recipes.stage1_parts import Stage1Parts, data_seed, detection_eval, loss_weights, prepare_stage1
+from coordexp.recipes.stage1_data import data_seed
+from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, loss_weights, prepare_stage1
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.callbacks import CpuClockCallback, EpochCallback, ProgressCallback, RunLogCallback

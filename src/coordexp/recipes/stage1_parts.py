@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from coordexp.batching.prompt import PromptEncoder
 from coordexp.config.train import TrainConfig
-from coordexp.data.convert import to_norm1000
-from coordexp.data.jsonl import read_records
 from coordexp.generation.hf import HfBackend
 from coordexp.losses.coordinates import CoordLossWeights
 from coordexp.models.load import LoadedModel, load_model
+from coordexp.recipes.stage1_data import build_source, data_seed, extra_setting, read_split
 from coordexp.training import run_folder
 from coordexp.training.arguments import BatchShape, build_arguments, derive_batch_shape
 from coordexp.training.checkpoints import check_free_space
 from coordexp.training.detection import DetectionEval, spread
 from coordexp.training.parts import PartSize, freeze_parts
-from coordexp.training.samples import SampleSettings, SegmentSource
+from coordexp.training.samples import SegmentSource
 from coordexp.training.step_loader import StepSchedule
-from coordexp.types.errors import ConfigError, DataError
+from coordexp.types.errors import DataError
 from coordexp.types.progress import Progress
-from coordexp.types.records import Record
 
 _BYTES_PER_PARAMETER = 12
 """float32 weights and the two moments of the optimizer, in a checkpoint."""
@@ -60,22 +56,21 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
         accumulation=training.gradient_accumulation_steps,
     )
     resume = _find_resume(config)
-    train_records = _read(config, config.custom.train_jsonl, limit=config.custom.train_sample_limit)
-    val_records = None if training.eval_strategy == "no" else _read(config, config.custom.val_jsonl, limit=config.custom.val_sample_limit)
+    train_records = read_split(config, config.custom.train_jsonl, limit=config.custom.train_sample_limit)
+    val_records = None if training.eval_strategy == "no" else read_split(config, config.custom.val_jsonl, limit=config.custom.val_sample_limit)
     model = load_model(config.model.model, dtype=config.model.torch_dtype, attn_implementation=config.model.attn_impl)
     sizes = freeze_parts(model.model, llm=config.tuner.freeze_llm, vit=config.tuner.freeze_vit, aligner=config.tuner.freeze_aligner)
     labels = sorted({item.desc for record in train_records for item in record.objects})
-    train = _build_source(config, model, train_records, config.custom.train_jsonl, labels)
-    val = None if val_records is None else _build_source(config, model, val_records, config.custom.val_jsonl, labels)
+    train = build_source(config, model, train_records, config.custom.train_jsonl, labels, is_training=True)
+    val = None if val_records is None else build_source(config, model, val_records, config.custom.val_jsonl, labels)
     train.check(name="training data", progress=progress)
     if val is not None:
         val.check(name="validation data", progress=progress)
         _check_detection_sample(config, val)
     if training.save_strategy != "no":
         check_free_space(training.output_dir, _BYTES_PER_PARAMETER * sum(size.total for size in sizes))
-    schedule = StepSchedule(
-        num_samples=len(train), samples_per_step=shape.samples_per_step, seed=data_seed(config), drop_last=bool(_extra(config, "dataloader_drop_last", False))
-    )
+    drop_last = bool(extra_setting(config, "dataloader_drop_last", False))
+    schedule = StepSchedule(num_samples=len(train), samples_per_step=shape.samples_per_step, seed=data_seed(config), drop_last=drop_last)
     num_steps = training.max_steps if training.max_steps > 0 else math.ceil((training.num_train_epochs or 0) * schedule.steps_per_epoch)
     return Stage1Parts(model, sizes, train, val, schedule, shape, num_steps, resume)
 
@@ -90,44 +85,6 @@ def _check_detection_sample(config: TrainConfig, val: SegmentSource) -> None:
             where=str(config.custom.val_jsonl),
             fix="raise custom.eval_detection.limit, or set enabled: false there",
         )
-
-
-def _read(config: TrainConfig, path: Path | None, *, limit: int) -> list[Record]:
-    assert path is not None, "the configuration requires it"
-    records = read_records(path, coord_space=config.data.coord_space, limit=limit, dataset=path.stem)
-    if not records:
-        raise DataError("there are no records", where=str(path), fix="check the file")
-    if not config.custom.coord_tokens.skip_bbox_norm and any(record.coord_space != "pixel" for record in records):
-        raise ConfigError(
-            f"{path} already holds bins, which would be normalized once more", where="custom.coord_tokens.skip_bbox_norm", fix="remove it or set it to true"
-        )
-    return [to_norm1000(record) for record in records]
-
-
-def _build_source(config: TrainConfig, model: LoadedModel, records: Sequence[Record], path: Path | None, labels: Sequence[str]) -> SegmentSource:
-    assert path is not None, "the configuration requires it"
-    custom, data, template = config.custom, config.data, config.template
-    settings = SampleSettings(
-        ordering=custom.object_ordering,
-        field_order=custom.object_field_order,
-        coord_mode="coord" if custom.coord_tokens.enabled else "text",
-        kinds=data.geometry_kinds,
-        prompt_labels=data.prompt_labels,
-        max_length=config.global_max_length,
-        truncation=template.truncation_strategy,
-        min_pixels=template.min_pixels,
-        max_pixels=template.max_pixels,
-        seed=data_seed(config),
-    )
-    return SegmentSource(
-        records,
-        image_root=path.parent,
-        encoder=PromptEncoder(model.processor),
-        tokenizer=model.tokenizer,  # pyright: ignore[reportArgumentType]
-        coord_vocab=model.coord_vocab,
-        settings=settings,
-        labels=labels,
-    )
 
 
 def loss_weights(config: TrainConfig) -> CoordLossWeights | None:
@@ -175,13 +132,3 @@ def _find_resume(config: TrainConfig) -> Path | None:
     if wanted is True:
         return run_folder.find_resume_checkpoint(config.training.output_dir, config.training.run_name)
     return run_folder.check_resume_checkpoint(Path(wanted))
-
-
-def data_seed(config: TrainConfig) -> int:
-    seed = _extra(config, "data_seed", None)
-    return config.training.seed if seed is None else int(seed)
-
-
-def _extra(config: TrainConfig, name: str, default: Any) -> Any:
-    """A passed-through training setting that the recipe reads."""
-    return (config.training.model_extra or {}).get(name, default)

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from PIL import Image
+
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.batching.segments import Truncation, join_segment
 from coordexp.codec.coord_tokens import CoordVocabulary
 from coordexp.codec.prompts import CoordMode, FieldOrder, Ordering, Prompt, PromptSpec, build_prompt
 from coordexp.codec.serialize import order_objects
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
+from coordexp.data.augmentation import Augmentation, augment
 from coordexp.data.images import load_image, read_image_size
 from coordexp.data.paths import resolve_image
 from coordexp.targets.ground_truth import ground_truth_target
@@ -44,11 +47,12 @@ class SampleSettings:
     max_pixels: int | None = None
     """Limits of an image; outside is an error: rescaling is the data's job."""
     seed: int = 0
+    augmentation: Augmentation | None = None
 
     @property
     def is_static(self) -> bool:
         """The same segment in every epoch."""
-        return self.ordering == "sorted" and self.prompt_labels != "gt+negatives"
+        return self.ordering == "sorted" and self.prompt_labels != "gt+negatives" and self.augmentation is None
 
 
 class SegmentSource:
@@ -118,9 +122,15 @@ class SegmentSource:
 
     def _encode(self, index: int, record: Record, epoch: int) -> Segment:
         settings = self._settings
+        if settings.augmentation is None:
+            image = self._image(index, record)
+        else:
+            seed = sample_seed(settings.seed, epoch, f"augment:{record.id}")
+            picture, record = augment(self._load(record), record, settings.augmentation, seed=seed)
+            image = self._encoder.encode_image(picture)
         return join_segment(
             record.id,
-            prompt=self._encoder.assemble(self.prompt(record, epoch=epoch), self._image(index, record)),
+            prompt=self._encoder.assemble(self.prompt(record, epoch=epoch), image),
             target=self._target(record, epoch),
             dataset=record.dataset,
             max_length=settings.max_length,
@@ -161,13 +171,15 @@ class SegmentSource:
         known = self._images.get(index)
         if known is not None:
             return known
-        image = load_image(resolve_image(self._root, record.image, where=record.id), where=record.id)
-        inputs = self._encoder.encode_image(image)
+        inputs = self._encoder.encode_image(self._load(record))
         # a race between threads can overshoot the limit by one image each: harmless
         if inputs.pixel_values.nbytes <= self._free_bytes:
             self._free_bytes -= inputs.pixel_values.nbytes
             self._images[index] = inputs
         return inputs
+
+    def _load(self, record: Record) -> Image.Image:
+        return load_image(resolve_image(self._root, record.image, where=record.id), where=record.id)
 
     def check(self, *, name: str, progress: Progress | None = None) -> None:
         """Look at every record and image header, so that nothing is found wrong hours later. Pixels are decoded only in training.

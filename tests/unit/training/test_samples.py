@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from coordexp.batching.prompt import PromptEncoder
+from coordexp.data.augmentation import Augmentation, Crop
 from coordexp.data.convert import to_norm1000
 from coordexp.data.jsonl import read_records
 from coordexp.models.load import LoadedModel, load_model
@@ -127,3 +130,34 @@ def test_a_corrupt_image_names_its_record(make_source: Any, records: list[Record
 def test_a_sample_seed_is_the_same_on_every_machine() -> None:
     assert sample_seed(1, 2, "train:3") == 5167397497673355806
     assert len({sample_seed(1, 2, "train:3"), sample_seed(1, 3, "train:3"), sample_seed(2, 2, "train:3"), sample_seed(1, 2, "train:4")}) == 4
+
+
+AUGMENTATION = Augmentation(hflip=0.5, vflip=0.5, crop=Crop(probability=0.5, min_scale=0.6, min_coverage=0.0))
+
+
+def test_augmented_samples_depend_on_seed_epoch_and_record_alone(make_source: Any) -> None:
+    source, again = make_source(augmentation=AUGMENTATION, seed=5), make_source(augmentation=AUGMENTATION, seed=5)
+    epochs = [source.encode(3, epoch=epoch) for epoch in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        others = list(pool.map(lambda epoch: again.encode(3, epoch=epoch), reversed(range(4))))[::-1]
+    for first, second in zip(epochs, others, strict=True):
+        assert first.slots == second.slots
+        assert np.array_equal(first.images[0].pixel_values, second.images[0].pixel_values)
+    assert len({segment.images[0].pixel_values.tobytes() for segment in epochs}) > 1
+    assert make_source(augmentation=AUGMENTATION, seed=6).encode(3, epoch=0).images[0].pixel_values.tobytes() != epochs[0].images[0].pixel_values.tobytes()
+
+
+def test_an_augmented_sample_is_never_longer_and_its_picture_has_as_many_tokens(make_source: Any) -> None:
+    plain, augmented = make_source(), make_source(augmentation=AUGMENTATION, seed=2)
+    for index in range(len(plain)):
+        whole = plain.encode(index, epoch=0)
+        for epoch in range(3):
+            segment = augmented.encode(index, epoch=epoch)
+            assert segment.length <= whole.length
+            assert segment.images[0].grid_thw == whole.images[0].grid_thw
+
+
+def test_slots_of_a_mirrored_sample_hold_mirrored_bins(make_source: Any, records: list[Record]) -> None:
+    segment = make_source(augmentation=Augmentation(hflip=1.0)).encode(1, epoch=0)
+    x1, y1, x2, y2 = records[1].objects[0].points
+    assert segment.slots[0].target_bins == (999 - x2, y1, 999 - x1, y2)
