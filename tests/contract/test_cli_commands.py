@@ -106,6 +106,18 @@ def test_a_mistake_is_one_sentence_with_exit_code_2_and_nothing_is_written(
     assert [path.name for path in folder.rglob("*")] == ["a.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+    ids=["nothing set", "a count of the user", "a policy of the user"],
+)
+def test_waiting_threads_give_a_busy_processor_away_unless_the_user_decides(given: dict[str, str], spins: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}} | given
+    code = "import os; from coordexp.cli.main import main; main(['--version']); print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == str(spins)
+
+
 def test_a_demo_without_its_packages_names_the_extra_that_has_all_of_them(folder: Path) -> None:
     code = "import sys; sys.modules['torch'] = sys.modules['accelerate'] = None; from coordexp.cli.main import main; sys.exit(main(['demo']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -65,8 +65,18 @@ app.add_typer(model.app, name="model")
 app.add_typer(config_cmd.app, name="config")
 
 
+def _share_processors() -> None:
+    """Threads of torch that wait for each other sleep after some microseconds instead of milliseconds; to be said before torch is loaded.
+
+    On a busy machine the others are waiting for a processor that the waiting ones keep (docs/decisions/busy-machines.md). What the user has set stands.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code. `--debug` may stand anywhere."""
+    _share_processors()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("COORDEXP_DEBUG", "") not in {"", "0"}
     arguments = [argument for argument in arguments if argument != "--debug"]
