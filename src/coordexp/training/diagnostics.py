@@ -1,8 +1,8 @@
-"""Stage-1 diagnostics, from the same logits as the loss, outside the gradient. One transfer from the device for each forward."""
+"""Stage-1 diagnostics, from what the loss read off the head, outside the gradient. One transfer from the device for each forward."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -10,27 +10,12 @@ from torch import Tensor
 from coordexp.batching.collate import TOKEN_TYPES, Supervision
 from coordexp.geometry.bins import NUM_BINS
 from coordexp.losses.coordinates import CoordTerms
+from coordexp.losses.rows import RowResult
 from coordexp.metrics.registry import REGISTRY
 from coordexp.types.metrics import Metric
 
 _TOP = 5
 _P90 = 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class Stage1Rows:
-    """Logits at supervised positions, all detached."""
-
-    text_logits: Tensor
-    """Float[Tensor, "num_text vocab"]"""
-    text_ce: Tensor
-    """Float[Tensor, "num_text"]"""
-    slot_logits: Tensor
-    """Float[Tensor, "num_coord vocab"]"""
-    coord_logits: Tensor
-    """Float[Tensor, "num_coord num_bins"], the coordinate columns of `slot_logits`."""
-    coord_ids: Tensor
-    """Long[Tensor, "num_bins"]"""
 
 
 class Tally:
@@ -72,16 +57,16 @@ class Stage1Monitor:
         self._by_token_type = by_token_type
 
     @torch.no_grad()
-    def __call__(self, rows: Stage1Rows, terms: CoordTerms, supervision: Supervision, *, num_samples: int) -> dict[str, Metric]:
-        tally = Tally(rows.text_logits.device)
+    def __call__(self, rows: RowResult, terms: CoordTerms, supervision: Supervision, *, num_samples: int) -> dict[str, Metric]:
+        tally = Tally(rows.text_ce.device)
         self._add_losses(tally, rows, terms, supervision, num_samples)
         if supervision.coord_rows.numel():
-            _add_distribution(tally, rows.coord_logits, supervision.coord_bins)
+            _add_distribution(tally, rows.coord_logits.detach(), supervision.coord_bins)
         self._add_tokens(tally, rows, supervision)
         tally.add("pack/num_samples", num_samples)
         return tally.metrics()
 
-    def _add_losses(self, tally: Tally, rows: Stage1Rows, terms: CoordTerms, supervision: Supervision, num_samples: int) -> None:
+    def _add_losses(self, tally: Tally, rows: RowResult, terms: CoordTerms, supervision: Supervision, num_samples: int) -> None:
         text_sum = (supervision.text_weight * rows.text_ce).sum(dtype=torch.float64)
         num_text, num_coord = supervision.text_rows.numel(), supervision.coord_rows.numel()
         tally.add("base_ce/loss", text_sum, supervision.text_weight.sum())
@@ -98,19 +83,16 @@ class Stage1Monitor:
         tally.add("coord_diag/loss_per_sample", terms.total, num_samples)
         tally.add("stage1/total_loss_per_sample_est", text_sum + terms.total, num_samples)
 
-    def _add_tokens(self, tally: Tally, rows: Stage1Rows, supervision: Supervision) -> None:
-        slot_targets = rows.coord_ids[supervision.coord_bins.round().long()]
-        targets = torch.cat((supervision.text_targets, slot_targets))
+    def _add_tokens(self, tally: Tally, rows: RowResult, supervision: Supervision) -> None:
+        is_hit = torch.cat((rows.text.is_hit, rows.coord.is_hit))
+        is_top = torch.cat((rows.text.num_above, rows.coord.num_above)) < _TOP
         coord_type = TOKEN_TYPES.index("coord")
-        types = torch.cat((supervision.text_types, torch.full_like(slot_targets, coord_type)))
-        best, is_top = _rank(torch.cat((rows.text_logits, rows.slot_logits)), targets)
-        is_hit = best == targets
+        types = torch.cat((supervision.text_types, torch.full_like(supervision.coord_rows, coord_type)))
         is_text = types != coord_type
         tally.add_mean("token_acc", is_hit)
         tally.add_mean("token_acc_top5", is_top)
         tally.add_mean("text_token_acc", is_hit, is_text)
-        slot_mass = _coord_mass(rows.coord_logits, torch.logsumexp(rows.slot_logits, dim=-1))
-        tally.add_mean("coord_diag/coord_vocab_mass", slot_mass)
+        tally.add_mean("coord_diag/coord_vocab_mass", rows.coord.coord_mass)
         if not self._by_token_type:
             return
         for index, name in enumerate(TOKEN_TYPES):
@@ -118,9 +100,8 @@ class Stage1Monitor:
             tally.add_mean(f"{name}_token_frac", where)
             tally.add_mean(f"{name}_token_acc", is_hit, where)
             tally.add_mean(f"{name}_token_acc_top5", is_top, where)
-        lse = rows.text_ce + rows.text_logits.gather(1, supervision.text_targets[:, None])[:, 0]
-        mass = torch.cat((_coord_mass(rows.text_logits.index_select(1, rows.coord_ids), lse), slot_mass))
-        is_coord_best = torch.isin(best, rows.coord_ids)
+        mass = torch.cat((rows.text.coord_mass, rows.coord.coord_mass))
+        is_coord_best = torch.cat((rows.text.is_coord_best, rows.coord.is_coord_best))
         for name, where in (("coord", ~is_text), ("text", is_text), ("format", types == 0), ("desc", types == 1)):
             flips = ~is_coord_best if name == "coord" else is_coord_best
             tally.add_mean(f"coord_monitor/flip_{name}_to_{'noncoord' if name == 'coord' else 'coord'}", flips, where)
@@ -140,14 +121,3 @@ def _add_distribution(tally: Tally, coord_logits: Tensor, target_bins: Tensor) -
     tally.add_mean("coord_diag/expected_bin_mae", error)
     tally.add("coord_diag/expected_bin_abs_err_p90", torch.quantile(error, _P90) * error.numel(), error.numel())
     tally.add_mean("coord_diag/w1_to_delta", (p * (bins - target_bins[:, None]).abs()).sum(-1))
-
-
-def _rank(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(most likely id, is the target among the five most likely) of each row."""
-    target_logit = logits.gather(1, targets[:, None])
-    return logits.argmax(-1), (logits > target_logit).sum(-1) < _TOP
-
-
-def _coord_mass(coord_logits: Tensor, vocab_lse: Tensor) -> Tensor:
-    """Probability on the coordinate tokens."""
-    return torch.exp(torch.logsumexp(coord_logits, dim=-1) - vocab_lse)

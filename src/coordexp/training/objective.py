@@ -15,8 +15,8 @@ from torch import Tensor
 
 from coordexp.batching.collate import PackBatch, Supervision
 from coordexp.losses.coordinates import CoordLossWeights, CoordTerms, coordinate_terms
-from coordexp.losses.tokens import cross_entropy_rows, upcast
-from coordexp.training.diagnostics import Stage1Monitor, Stage1Rows
+from coordexp.losses.rows import OutputHead, RowFunction, RowQuery, RowResult, plain_rows
+from coordexp.training.diagnostics import Stage1Monitor
 from coordexp.types.metrics import Metric
 
 FULL_CROSS_ENTROPY = CoordLossWeights(soft_ce=0.0, w1=0.0, ce=1.0, gate=1.0, temperature=1.0)
@@ -39,8 +39,8 @@ class Objective(Protocol):
         """Float64[Tensor, "terms"]: this pack's share of the denominators."""
         ...
 
-    def __call__(self, logits: Tensor, batch: PackBatch) -> PackLoss:
-        """Logits of the kept columns, Float[Tensor, "rows columns vocab"], to undivided sums."""
+    def __call__(self, hidden: Tensor, head: OutputHead, batch: PackBatch) -> PackLoss:
+        """Last hidden states of the kept columns, Float[Tensor, "rows columns width"], to undivided sums."""
         ...
 
 
@@ -49,12 +49,15 @@ class Stage1Objective:
 
     With `weights` None coordinates are ordinary tokens: one mean cross-entropy over all supervised tokens.
 
+    `rows` reads the head: `plain_rows` or `lean_rows`, with the same result.
+
     Example: `Stage1Objective(coord_vocab.ids, weights=CoordLossWeights(ce=0.1))`
     """
 
-    def __init__(self, coord_ids: Sequence[int], *, weights: CoordLossWeights | None, by_token_type: bool = True) -> None:
+    def __init__(self, coord_ids: Sequence[int], *, weights: CoordLossWeights | None, rows: RowFunction = plain_rows, by_token_type: bool = True) -> None:
         self._coord_ids = torch.tensor(coord_ids, dtype=torch.long)
         self._weights = weights or FULL_CROSS_ENTROPY
+        self._rows = rows
         self._is_pooled = weights is None
         self._monitor = Stage1Monitor(is_enabled=weights is not None, by_token_type=by_token_type)
 
@@ -62,33 +65,38 @@ class Stage1Objective:
         text, coord = supervision.text_weight.sum().double(), supervision.coord_weight.sum().double()
         return (text + coord).reshape(1) if self._is_pooled else torch.stack((text, coord))
 
-    def __call__(self, logits: Tensor, batch: PackBatch) -> PackLoss:
+    def __call__(self, hidden: Tensor, head: OutputHead, batch: PackBatch) -> PackLoss:
         supervision = batch.supervision
-        coord_ids = self._ids_on(logits.device)
-        flat = logits.flatten(0, 1)
-        text_logits = upcast(flat.index_select(0, supervision.text_rows))
-        text_ce = cross_entropy_rows(text_logits, supervision.text_targets)
-        text_sum = (supervision.text_weight * text_ce).sum()
+        coord_ids = self._ids_on(hidden.device)
+        rows = self._rows(hidden, head, self._query(batch, coord_ids), coord_ids=coord_ids)
+        # the model may run in autocast; the losses do not
+        with torch.autocast(hidden.device.type, enabled=False):
+            if batch.is_filler:
+                return PackLoss(sums=self._sums(rows, self._terms(rows, supervision, slice(0))), metrics={})
+            terms = self._terms(rows, supervision, slice(None))
+            return PackLoss(sums=self._sums(rows, terms), metrics=self._measure(rows, terms, batch))
 
-        slot_logits = upcast(flat.index_select(0, supervision.coord_rows))
-        coord_logits = slot_logits.index_select(1, coord_ids)
-        temperature = self._weights.temperature
-        terms = coordinate_terms(
-            coord_logits,
-            torch.logsumexp(slot_logits if temperature == 1.0 else slot_logits / temperature, dim=-1),
-            supervision.coord_bins,
-            supervision.coord_weight,
-            weights=self._weights,
+    def _query(self, batch: PackBatch, coord_ids: Tensor) -> RowQuery:
+        """All supervised rows; of a filler none, which still ties every parameter to the loss: ranks must reduce the same gradients."""
+        supervision, wanted = batch.supervision, slice(0) if batch.is_filler else slice(None)
+        return RowQuery(
+            text_rows=supervision.text_rows[wanted],
+            text_targets=supervision.text_targets[wanted],
+            text_weight=supervision.text_weight[wanted],
+            coord_rows=supervision.coord_rows[wanted],
+            coord_targets=coord_ids[supervision.coord_bins[wanted].round().long()],
+            temperature=self._weights.temperature,
+            is_lse_trained=self._weights.gate > 0,
         )
-        # the anchor keeps every parameter in the graph when a pack supervises nothing: ranks must reduce the same gradients
-        anchor = flat[:1].sum() * 0.0
-        sums = [text_sum + terms.total + anchor] if self._is_pooled else [text_sum + anchor, terms.total]
-        if batch.is_filler:
-            return PackLoss(sums=torch.stack(sums), metrics={})
-        rows = Stage1Rows(text_logits.detach(), text_ce.detach(), slot_logits.detach(), coord_logits.detach(), coord_ids)
-        return PackLoss(sums=torch.stack(sums), metrics=self._measure(rows, terms, batch))
 
-    def _measure(self, rows: Stage1Rows, terms: CoordTerms, batch: PackBatch) -> dict[str, Metric]:
+    def _terms(self, rows: RowResult, supervision: Supervision, wanted: slice) -> CoordTerms:
+        bins, weight = supervision.coord_bins[wanted], supervision.coord_weight[wanted]
+        return coordinate_terms(rows.coord_logits, rows.coord_lse, bins, weight, weights=self._weights)
+
+    def _sums(self, rows: RowResult, terms: CoordTerms) -> Tensor:
+        return (rows.text_sum + terms.total).reshape(1) if self._is_pooled else torch.stack((rows.text_sum, terms.total))
+
+    def _measure(self, rows: RowResult, terms: CoordTerms, batch: PackBatch) -> dict[str, Metric]:
         num_samples = batch.extra("pack_num_samples", reader="Stage1Objective")
         return self._monitor(rows, terms.detach(), batch.supervision, num_samples=num_samples)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from coordexp.batching.collate import PackBatch
 from coordexp.metrics.fold import MetricFold
 from coordexp.metrics.registry import REGISTRY
+from coordexp.models.head import Head, forward_through_head
 from coordexp.training.objective import Objective, PackLoss
 from coordexp.training.ranks import gather_objects
 from coordexp.types.errors import ConfigError, UserError
@@ -125,10 +127,16 @@ class StepTrainer(Trainer):
         return total.float()
 
     def _forward(self, model: nn.Module, batch: PackBatch) -> PackLoss:
+        """The objective, inside the forward of the wrapped model; its sums as the wrappers passed them on."""
+        results: list[PackLoss] = []
+
+        def compute(hidden: Tensor, head: Head) -> Tensor:
+            results.append(self._objective(hidden, head, batch))
+            return results[-1].sums
+
         with self.compute_loss_context_manager():
-            # with a cache the second sample of a packed row is silently wrong
-            logits = model(**batch.model_inputs, use_cache=False).logits
-        return self._objective(logits, batch)
+            sums = forward_through_head(model, batch.model_inputs, compute)
+        return replace(results[-1], sums=sums)
 
     def _reduce(self, values: Any) -> Tensor:
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values  # pyright: ignore[reportReturnType]

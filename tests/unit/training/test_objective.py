@@ -17,6 +17,19 @@ from coordexp.types.sequences import CoordSlot, Pack, Role, Segment
 torch.set_num_threads(1)
 
 VOCAB = 1040
+
+
+class Logits:
+    """A head whose hidden states are the logits."""
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
+
+    def products(self, hidden: torch.Tensor) -> None:
+        return None
+
+
+HEAD = Logits()
 COORD_IDS = tuple(torch.randperm(VOCAB - 20, generator=torch.Generator().manual_seed(4))[:1000].tolist())
 TEXT_ID, DESC_ID = VOCAB - 1, VOCAB - 2
 WEIGHTS = CoordLossWeights(ce=0.25, temperature=1.5)
@@ -50,7 +63,7 @@ def logits(batch: PackBatch) -> torch.Tensor:
 
 def test_sums_and_denominators_are_those_of_text_and_slots(batch: PackBatch, logits: torch.Tensor) -> None:
     objective = Stage1Objective(COORD_IDS, weights=WEIGHTS)
-    result = objective(logits, batch)
+    result = objective(logits, HEAD, batch)
     flat, supervision = logits.flatten(0, 1), batch.supervision
     slots = flat[supervision.coord_rows]
     expected = coordinate_terms(slots[:, list(COORD_IDS)], torch.logsumexp(slots / 1.5, -1), supervision.coord_bins, supervision.coord_weight, weights=WEIGHTS)
@@ -65,18 +78,18 @@ def test_without_coordinate_losses_coordinates_are_ordinary_tokens(batch: PackBa
     rows = torch.cat((supervision.text_rows, supervision.coord_rows))
     targets = torch.cat((supervision.text_targets, torch.tensor(COORD_IDS)[supervision.coord_bins.long()]))
     expected = F.cross_entropy(flat[rows], targets, reduction="mean").item()
-    assert (objective(logits, batch).sums / objective.denominators(supervision)).item() == pytest.approx(expected, rel=1e-6)
+    assert (objective(logits, HEAD, batch).sums / objective.denominators(supervision)).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_every_stage1_key_of_a_forward_is_measured(batch: PackBatch, logits: torch.Tensor) -> None:
-    measured = Stage1Objective(COORD_IDS, weights=WEIGHTS)(logits, batch).metrics.keys()
+    measured = Stage1Objective(COORD_IDS, weights=WEIGHTS)(logits, HEAD, batch).metrics.keys()
     by_the_trainer = {"accum/grad_steps", "accum/current_grad_steps"}
     stage1 = {spec.key for spec in REGISTRY if spec.kinds == frozenset({RunKind.STAGE1})}
     assert set(measured) == stage1 - by_the_trainer
 
 
 def test_metrics_equal_a_direct_computation(batch: PackBatch, logits: torch.Tensor) -> None:
-    metrics = Stage1Objective(COORD_IDS, weights=WEIGHTS)(logits, batch).metrics
+    metrics = Stage1Objective(COORD_IDS, weights=WEIGHTS)(logits, HEAD, batch).metrics
     value = {key: metric.value for key, metric in metrics.items()}
     flat, supervision = logits.flatten(0, 1).double(), batch.supervision
     slots, text = flat[supervision.coord_rows], flat[supervision.text_rows]
@@ -102,14 +115,14 @@ def test_accuracies_are_one_where_the_target_is_the_most_likely_token(batch: Pac
     flat = sure.flatten(0, 1)
     flat[supervision.text_rows, supervision.text_targets] = 50.0
     flat[supervision.coord_rows, torch.tensor(COORD_IDS)[supervision.coord_bins.long()]] = 50.0
-    metrics = Stage1Objective(COORD_IDS, weights=WEIGHTS)(sure, batch).metrics
+    metrics = Stage1Objective(COORD_IDS, weights=WEIGHTS)(sure, HEAD, batch).metrics
     for key in ("token_acc", "text_token_acc", "desc_token_acc", "coord_token_acc_top5", "coord_diag/acc_top5"):
         assert metrics[key].value == 1.0, key
     assert metrics["coord_monitor/flip_coord_to_noncoord"].value == 0.0
 
 
 def test_token_types_can_be_left_out(batch: PackBatch, logits: torch.Tensor) -> None:
-    metrics = Stage1Objective(COORD_IDS, weights=WEIGHTS, by_token_type=False)(logits, batch).metrics
+    metrics = Stage1Objective(COORD_IDS, weights=WEIGHTS, by_token_type=False)(logits, HEAD, batch).metrics
     assert not [key for key in metrics if REGISTRY.get(key).needs]
     assert "token_acc" in metrics
 
@@ -119,7 +132,7 @@ def test_a_filler_pack_adds_nothing_but_keeps_the_graph(logits: torch.Tensor) ->
     filler = PaddedCollator(pad_token_id=0, image_token_id=1, merge_size=2)(pack)
     objective = Stage1Objective(COORD_IDS, weights=WEIGHTS)
     z = logits[:1].clone().requires_grad_()
-    result = objective(z, filler)
+    result = objective(z, HEAD, filler)
     result.sums.sum().backward()
     assert result.sums.tolist() == [0.0, 0.0]
     assert result.metrics == {}

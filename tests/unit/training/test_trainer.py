@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from coordexp.batching.collate import PackBatch
+from coordexp.losses.rows import OutputHead
 from coordexp.recipes.stage1 import build_trainer
 from coordexp.recipes.stage1_parts import prepare_stage1
 from coordexp.training.objective import PackLoss
@@ -79,8 +80,8 @@ class _Constant:
     def denominators(self, supervision: object) -> torch.Tensor:
         return torch.ones(1)
 
-    def __call__(self, logits: torch.Tensor, batch: PackBatch) -> PackLoss:
-        return PackLoss(sums=logits.sum().reshape(1), metrics={})
+    def __call__(self, hidden: torch.Tensor, head: OutputHead, batch: PackBatch) -> PackLoss:
+        return PackLoss(sums=head.logits(hidden).sum().reshape(1), metrics={})
 
 
 def test_accumulation_by_the_engine_is_refused(tmp_path: Path) -> None:
