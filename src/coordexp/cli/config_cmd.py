@@ -18,6 +18,7 @@ app = typer.Typer(help="Show and check configuration files.", no_args_is_help=Tr
 
 class Kind(StrEnum):
     TRAIN = "train"
+    FUSION = "fusion"
     INFER = "infer"
     EVAL = "eval"
     PREPARE = "prepare"
@@ -51,11 +52,12 @@ def keys(kind: Annotated[Kind, typer.Argument(help="Kind of file.")]) -> None:
 
 def _schema(kind: Kind) -> type[FileSection]:
     from coordexp.config.evaluation import EvalConfig
+    from coordexp.config.fusion import FusionConfig
     from coordexp.config.infer import InferConfig
     from coordexp.config.prepare import PrepareConfig
     from coordexp.config.train import TrainConfig
 
-    return {Kind.TRAIN: TrainConfig, Kind.INFER: InferConfig, Kind.EVAL: EvalConfig, Kind.PREPARE: PrepareConfig}[kind]
+    return {Kind.TRAIN: TrainConfig, Kind.FUSION: FusionConfig, Kind.INFER: InferConfig, Kind.EVAL: EvalConfig, Kind.PREPARE: PrepareConfig}[kind]
 
 
 def _guess(path: Path) -> Kind:
@@ -67,6 +69,8 @@ def _guess(path: Path) -> Kind:
     sections = tree.values.keys()
     if sections & {"run", "stages", "infer", "artifacts", "vis"}:
         return Kind.INFER
+    if "datasets" in sections:
+        return Kind.FUSION
     if sections & {"splits", "preset"}:
         return Kind.PREPARE
     return Kind.EVAL if sections & {"pred_jsonl", "out_dir", "metrics"} else Kind.TRAIN

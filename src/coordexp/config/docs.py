@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coordexp.config.evaluation import EvalConfig
+from coordexp.config.fusion import FusionConfig
 from coordexp.config.infer import InferConfig
 from coordexp.config.prepare import PrepareConfig
 from coordexp.config.schema import Setting, list_settings
@@ -16,11 +17,11 @@ _HEAD = """# Configuration
 
 <!-- Generated from coordexp.config by `make docs`; do not edit. -->
 
-Four kinds of file, all YAML: training (`coordexp train`), inference pipeline (`coordexp infer`), evaluation (`coordexp eval`), preparation of a
+Five kinds of file, all YAML: training (`coordexp train`), mixtures of data sets for it, inference pipeline (`coordexp infer`), evaluation (`coordexp eval`), preparation of a
 data set (`coordexp data prepare`).
 
 - `coordexp config show <yaml> [key=value …]` prints the resolved file with the origin of each value;
-  `coordexp config keys train|infer|eval|prepare` lists every setting.
+  `coordexp config keys train|infer|eval|prepare` lists every setting (and `fusion`).
 - An unknown key, a value of the wrong type and a duplicate key are errors that name the key, the file with its line, and the nearest
   known key. All problems of a file are listed.
 - A setting that this version cannot do is an error that says so; the table at the end of each kind lists them.
@@ -37,6 +38,11 @@ lists and values are replaced; circles are errors.
 
 In `training`, every other name of `transformers.TrainingArguments` is accepted, checked and passed on.
 `custom.extra.rollout_matching` is the same section as `rollout_matching`; give one of them.
+"""
+
+_FUSION_HEAD = """## Fusion file
+
+Data sets that are mixed for training, named by `custom.fusion_config`; `extends` merges them by `name`. What each setting does: [Training](../training/README.md#mixing-data-sets).
 """
 
 _INFER_HEAD = """## Inference pipeline
@@ -61,6 +67,7 @@ def render_config_docs() -> str:
     """The text of docs/reference/configuration.md."""
     kinds: tuple[tuple[str, type[FileSection]], ...] = (
         (_TRAIN_HEAD, TrainConfig),
+        (_FUSION_HEAD, FusionConfig),
         (_INFER_HEAD, InferConfig),
         (_EVAL_HEAD, EvalConfig),
         (_PREPARE_HEAD, PrepareConfig),

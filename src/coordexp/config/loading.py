@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from coordexp.config.keyed_lists import to_list, to_mapping
 from coordexp.config.problems import validate
 from coordexp.config.redact import redact
 from coordexp.config.sections import FileSection
@@ -77,6 +78,8 @@ def load_config(path: str | Path | None, model: type[M], overrides: Sequence[str
     for override in parsed:
         tree = _merge(tree, _override_tree(override))
     source = shown_path(Path(path)) if path is not None else "command line"
+    for key in model.keyed_lists:
+        tree = to_list(tree, key=key)
     config = validate(model, tree, source=source)
     origins = {dotted(key): origin for key, origin in tree.origins.items()}
     return Loaded(config, origins, tuple(files), tuple(item for item in overrides if isinstance(item, str)))
@@ -113,6 +116,8 @@ def _read_with_parents(path: Path, model: type[FileSection], files: list[SourceF
     for parent in _parents(tree, model, source):
         result = _merge(result, _read_with_parents(path.parent / parent, model, files, (*stack, real)))
     tree.values.pop("extends", None)
+    for key, name in model.keyed_lists.items():
+        tree = to_mapping(tree, key=key, name=name)
     return _merge(result, Tree(tree.values, {key: origin for key, origin in tree.origins.items() if key[0] != "extends"}))
 
 

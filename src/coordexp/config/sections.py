@@ -69,6 +69,8 @@ class FileSection(Section):
     unbuilt: ClassVar[tuple[Unbuilt, ...]] = ()
     """Settings that the schema knows and this version cannot do."""
     allows_extends: ClassVar[bool] = True
+    keyed_lists: ClassVar[dict[str, str]] = {}
+    """Top-level lists of sections that files merge entry by entry: key → name of the field that identifies an entry."""
 
     def problems(self) -> Iterator[KeyProblem]:
         """What is wrong between settings that are each valid alone."""
