@@ -17,8 +17,8 @@ _HEAD = """# Configuration
 
 <!-- Generated from coordexp.config by `make docs`; do not edit. -->
 
-Five kinds of file, all YAML: training (`coordexp train`), mixtures of data sets for it, inference pipeline (`coordexp infer`), evaluation (`coordexp eval`), preparation of a
-data set (`coordexp data prepare`).
+Five kinds of file, all YAML: training (`coordexp train`), mixtures of data sets for it, inference pipeline (`coordexp infer`), evaluation
+(`coordexp eval`), preparation of a data set (`coordexp data prepare`).
 
 - `coordexp config show <yaml> [key=value …]` prints the resolved file with the origin of each value;
   `coordexp config keys train|infer|eval|prepare` lists every setting (and `fusion`).
@@ -42,7 +42,8 @@ In `training`, every other name of `transformers.TrainingArguments` is accepted,
 
 _FUSION_HEAD = """## Fusion file
 
-Data sets that are mixed for training, named by `custom.fusion_config`; `extends` merges them by `name`. What each setting does: [Training](../training/README.md#mixing-data-sets).
+Data sets that are mixed for training, named by `custom.fusion_config`; `extends` merges them by `name`.
+What happens: [mixing data sets](../training/README.md#mixing-data-sets).
 """
 
 _INFER_HEAD = """## Inference pipeline

@@ -34,6 +34,8 @@ class TrainingSection(Section):
             "vit_lr",
             "aligner_lr",
             "save_delay_steps",
+            "early_stopping_patience",
+            "early_stopping_threshold",
             "max_cpu_seconds",
             "logging_dir",
         }
@@ -124,7 +126,11 @@ class TrainingSection(Section):
     aligner_lr: PositiveNumber | None = None
     """Learning rate of the merger; absent: `learning_rate`."""
     save_delay_steps: Count = 0
-    """No checkpoint before this step."""
+    """No checkpoint before this step, and no evaluation before it counts as the best."""
+    early_stopping_patience: Positive | None = None
+    """Training ends after so many evaluations in a row without a better `metric_for_best_model` (`eval_loss` when absent). absent: it does not."""
+    early_stopping_threshold: NonNegative = 0.0
+    """A better value is one that is better by more than this."""
 
     @model_validator(mode="after")
     def _check_passthrough(self) -> TrainingSection:
@@ -164,6 +170,8 @@ class TrainingSection(Section):
             yield KeyProblem("training.gradient_accumulation_steps", "is derived from training.effective_batch_size", "give one of them")
         if self.eval_strategy == "steps" and self.eval_steps is None:
             yield KeyProblem("training.eval_steps", "is required when training.eval_strategy is steps", "set the number of steps between evaluations")
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            yield KeyProblem("training.early_stopping_patience", "needs evaluations, and training.eval_strategy is 'no'", "set training.eval_strategy")
         if self.bf16 and self.fp16:
             yield KeyProblem("training.fp16", "bf16 and fp16 are both true", "choose one")
         for name in sorted(name for name, value in (self.__pydantic_extra__ or {}).items() if name in self.managed and value is not None):

@@ -73,12 +73,10 @@ def _plain(value: Any) -> Any:
 
 
 TRAIN: tuple[Unbuilt, ...] = (
-    Unbuilt("model.torch_dtype", ("float32", "bfloat16", "float16"), "taking the number format from the checkpoint", "auto"),
     Unbuilt("custom.trainer_variant", (None,), "training on the model's own rollouts (Stage-2)", "stage2_ab_training"),
     Unbuilt("stage2_ab", (None,), "training on the model's own rollouts (Stage-2)", {"schedule": {"b_ratio": 0.05}}),
     Unbuilt("rollout_matching", (None,), "training on the model's own rollouts (Stage-2)", {"max_new_tokens": 128}),
     Unbuilt("custom.extra.rollout_matching", (None,), "training on the model's own rollouts (Stage-2)", {"max_new_tokens": 128}),
-    Unbuilt("custom.fusion_config", (None,), "mixing several data sets", "fusion.yaml"),
     Unbuilt("custom.coord_offset.enabled", (False,), "training only the coordinate rows", True),
     Unbuilt("tuner.train_type", ("full",), "training with LoRA", "lora"),
     Unbuilt("tuner.use_dora", (False,), "training with DoRA", True),
@@ -87,7 +85,6 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("training.optimizer", (None,), "an optimizer with learning rates by part of the model", "multimodal"),
     Unbuilt("training.vit_lr", (None,), "a learning rate of its own for the vision tower", 1e-5),
     Unbuilt("training.aligner_lr", (None,), "a learning rate of its own for the aligner", 1e-5),
-    Unbuilt("training.save_delay_steps", (0,), "checkpoints only after a number of steps", 100),
     Unbuilt("training.deepspeed", (None,), "DeepSpeed (it steps its engine inside every backward: wrong with several packs a step)", "zero2.json"),
     Unbuilt("training.fsdp", (None, ""), "FSDP", "full_shard"),
 )

@@ -16,7 +16,7 @@ from coordexp.models.processor import load_processor
 from coordexp.models.quiet import no_library_bars
 from coordexp.types.errors import CheckpointError
 
-DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16"]
+DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16", "auto"]
 
 _DTYPES: Final[dict[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MODEL_TYPE: Final = "qwen3_vl"
@@ -42,7 +42,7 @@ def load_model(path: Path | str, *, dtype: str = "float32", attn_implementation:
 
     Args:
         path: a folder with config.json, *.safetensors, tokenizer and image settings.
-        dtype: of the weights in memory, whatever the file holds.
+        dtype: of the weights in memory, whatever the file holds; `auto`: as config.json says, float32 when it does not.
         attn_implementation: `sdpa`, `eager` or a flash attention.
         device: where the weights go.
 
@@ -50,6 +50,7 @@ def load_model(path: Path | str, *, dtype: str = "float32", attn_implementation:
         CheckpointError: no such folder, not a Qwen3-VL, no coordinate tokens, weights missing, damaged or of another shape, or an unknown setting.
     """
     folder = check_checkpoint(path)
+    dtype = _stored_dtype(folder) if dtype == "auto" else dtype
     if dtype not in _DTYPES:
         raise CheckpointError(f"unknown dtype {dtype!r}", where=str(folder), fix=f"use one of {', '.join(_DTYPES)}")
     if attn_implementation not in _ATTENTION:
@@ -96,6 +97,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"config.json is not JSON ({error})", where=str(folder), fix="copy the file again") from error
     return config if isinstance(config, dict) else {}
+
+
+def _stored_dtype(folder: Path) -> str:
+    config = _read_config(folder)
+    sections = [config, *(part for part in (config.get("text_config"),) if isinstance(part, dict))]
+    found = [section[name] for section in sections for name in ("dtype", "torch_dtype") if section.get(name)]
+    return str(found[0]) if found else "float32"
 
 
 def _check_shards(folder: Path, index: Path) -> None:

@@ -26,6 +26,7 @@ from coordexp.training.checkpoints import explain_full_disk, link_model
 from coordexp.training.metadata import RunFacts, add_resume, write_metadata
 from coordexp.training.objective import Stage1Objective
 from coordexp.training.run_log import RunLog
+from coordexp.training.selection import EarlyStop, SaveDelay
 from coordexp.training.step_loader import EvalPackList, StepLoader
 from coordexp.training.trainer import StepTrainer
 from coordexp.types.files import file_sha256
@@ -72,7 +73,10 @@ def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, prog
         CpuClockCallback(training.max_cpu_seconds),
         RunLogCallback(RunLog(folder / run_folder.LOG_NAME)),
         ProgressCallback(progress),
+        SaveDelay(training.save_delay_steps),
     ]
+    if training.early_stopping_patience is not None:
+        callbacks.append(EarlyStop(training.early_stopping_patience, training.early_stopping_threshold))
     if "tensorboard" in reporters(training.hf_arguments()):
         board = TensorBoardCallback()
         board.logging_dir = str(training.logging_dir or folder / "runs")
@@ -80,12 +84,13 @@ def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, prog
     ranks = {"rank": process.process_index, "world_size": process.num_processes}
     trainer = StepTrainer(
         model=model.model,
-        args=build_arguments(training.hf_arguments(), run_folder=folder),
+        args=build_arguments(training.hf_arguments(), run_folder=folder, needs_metric=training.early_stopping_patience is not None),
         objective=Stage1Objective(model.coord_vocab.ids, weights=loss_weights(config), by_token_type=config.custom.token_type_metrics.enabled),
         write_model=lambda _, path: save_checkpoint(model, path),
         eval_packs=None if parts.val is None else EvalPackList(parts.val, collator=collator, per_pack=training.per_device_eval_batch_size, **ranks),
         detect=None if parts.val is None else detection_eval(config, model, parts.val, say=progress.say, **ranks),
         callbacks=callbacks,
+        save_delay_steps=training.save_delay_steps,
     )
     loader = StepLoader(
         parts.train,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from coordexp.config.train import TrainConfig
 from coordexp.generation.hf import HfBackend
 from coordexp.losses.coordinates import CoordLossWeights
@@ -17,6 +19,7 @@ from coordexp.training.arguments import BatchShape, build_arguments, derive_batc
 from coordexp.training.checkpoints import check_free_space
 from coordexp.training.detection import DetectionEval, spread
 from coordexp.training.parts import PartSize, freeze_parts
+from coordexp.training.precision import check_precision
 from coordexp.training.samples import SegmentSource
 from coordexp.training.step_loader import StepSchedule
 from coordexp.types.errors import DataError
@@ -48,7 +51,7 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
     """
     training = config.training
     run_folder.check_run_name(training.run_name)
-    build_arguments(training.hf_arguments(), run_folder=training.output_dir)
+    build_arguments(training.hf_arguments(), run_folder=training.output_dir, needs_metric=training.early_stopping_patience is not None)
     shape = derive_batch_shape(
         per_device=training.per_device_train_batch_size,
         world_size=world_size,
@@ -60,6 +63,9 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
     val_records = None if training.eval_strategy == "no" else read_split(config, config.custom.val_jsonl, limit=config.custom.val_sample_limit)
     model = load_model(config.model.model, dtype=config.model.torch_dtype, attn_implementation=config.model.attn_impl)
     sizes = freeze_parts(model.model, llm=config.tuner.freeze_llm, vit=config.tuner.freeze_vit, aligner=config.tuner.freeze_aligner)
+    has_cuda = torch.cuda.is_available() and not training.use_cpu
+    if (warning := check_precision(model.model, fp16=training.fp16, has_cuda=has_cuda)) is not None and progress is not None:
+        progress.say(warning)
     labels = sorted({item.desc for record in train_records for item in record.objects})
     train = build_source(config, model, train_records, config.custom.train_jsonl, labels, is_training=True)
     val = None if val_records is None else build_source(config, model, val_records, config.custom.val_jsonl, labels)

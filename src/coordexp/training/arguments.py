@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from transformers import TrainingArguments
 
+from coordexp.training.selection import best_metric
 from coordexp.types.errors import ConfigError
 
 _IGNORED: Final[dict[str, tuple[Any, str]]] = {
@@ -71,15 +72,16 @@ def derive_batch_shape(*, per_device: int, world_size: int, effective: int | Non
     return BatchShape(samples_per_step=effective, per_pack=per_device, packs_per_step=packs)
 
 
-def build_arguments(values: Mapping[str, Any], *, run_folder: Path) -> TrainingArguments:
+def build_arguments(values: Mapping[str, Any], *, run_folder: Path, needs_metric: bool = False) -> TrainingArguments:
     """Arguments for a run in `run_folder`.
 
     Args:
         values: what the configuration passes on, by the names of `TrainingArguments`.
         run_folder: where checkpoints go.
+        needs_metric: training is ended by a metric of evaluation.
 
     Raises:
-        ConfigError: a setting without effect here, or one that TrainingArguments refuse.
+        ConfigError: a setting without effect here, a metric that no evaluation logs, or what TrainingArguments refuse.
     """
     _refuse_ignored(values)
     ours = {
@@ -95,7 +97,7 @@ def build_arguments(values: Mapping[str, Any], *, run_folder: Path) -> TrainingA
     dropped = {"resume_from_checkpoint", "dataloader_num_workers", *_IGNORED}
     passed = {name: value for name, value in values.items() if name not in dropped and value is not None}
     try:
-        arguments = TrainingArguments(**{**passed, **ours})
+        arguments = TrainingArguments(**{**passed, **ours, **best_metric(values, is_needed=needs_metric)})
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"transformers refuses these settings ({str(error).splitlines()[0]})", where="training") from error
     if arguments.n_gpu > 1:

@@ -65,11 +65,13 @@ class StepTrainer(Trainer):
         eval_packs: EvalPacks | None = None,
         detect: Callable[[], Mapping[str, float]] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        save_delay_steps: int = 0,
     ) -> None:
         """`loader` is set after construction: it reads the step from this trainer's state.
 
         write_model: writes a folder that opens as a checkpoint of its own.
         detect: further numbers of an evaluation, by key without the prefix; called on every rank, the same numbers on all.
+        save_delay_steps: evaluations before this step do not count as the best: there is no checkpoint of them.
         """
         if args.gradient_accumulation_steps != 1:
             raise ValueError("gradient_accumulation_steps must be 1: the packs of a step are looped inside it")
@@ -83,6 +85,7 @@ class StepTrainer(Trainer):
         self._write_model = write_model
         self._eval_packs = eval_packs
         self._detect = detect
+        self._save_delay_steps = save_delay_steps
         self._fold = MetricFold()
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
 
@@ -184,6 +187,9 @@ class StepTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        return self.state.global_step >= self._save_delay_steps and super()._determine_best_metric(metrics, trial)
 
     @torch.no_grad()
     def _measure(self, batches: Iterable[PackBatch]) -> tuple[float, MetricFold, int]:
