@@ -77,6 +77,7 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("stage2_ab", (None,), "training on the model's own rollouts (Stage-2)", {"schedule": {"b_ratio": 0.05}}),
     Unbuilt("rollout_matching", (None,), "training on the model's own rollouts (Stage-2)", {"max_new_tokens": 128}),
     Unbuilt("custom.extra.rollout_matching", (None,), "training on the model's own rollouts (Stage-2)", {"max_new_tokens": 128}),
+    Unbuilt("custom.fusion_config", (None,), "mixing several data sets", "fusion.yaml"),
     Unbuilt("custom.coord_offset.enabled", (False,), "training only the coordinate rows", True),
     Unbuilt("tuner.train_type", ("full",), "training with LoRA", "lora"),
     Unbuilt("tuner.use_dora", (False,), "training with DoRA", True),
