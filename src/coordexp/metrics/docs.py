@@ -8,6 +8,7 @@ from coordexp.metrics.detection import DETECTION_METRICS
 from coordexp.metrics.engine import ENGINE_METRICS
 from coordexp.metrics.specs import EVAL_PREFIX, MetricSpec
 from coordexp.metrics.stage1 import STAGE1_METRICS
+from coordexp.metrics.stage2 import STAGE2_AB_METRICS, STAGE2_EVAL_METRICS, STAGE2_METRICS
 
 _HEAD = """# Losses and metrics
 
@@ -36,13 +37,28 @@ With `coord_soft_ce_w1.enabled: false` coordinates count as ordinary tokens: one
 
 ## How a key is folded
 
-`mean`: total divided by count, both summed over forwards, steps and devices. `last`: the latest value.
+A value covers everything since the last log event: all forwards of a step, all steps, all devices.
+
+- `sum`: added up.
+- `mean`: total divided by count, both added up first. A rate is the quotient of two sums, never a mean of rates: `rollout/precision` is all matched objects
+  by all predicted ones.
+- `p90`, `p99`: of all single observations together, which travel between devices for it; between two of them it is linear.
+- `max`: the largest value. `last`: the latest value.
+
+An evaluation on rollouts logs `eval_rollout_*`, summed over all samples and devices in the same way; no loss is measured there.
 """
 
 
 def render_metric_docs() -> str:
     """The text of docs/training/METRICS_LOSSES.md."""
-    tables = (("Keys of the training engine", ENGINE_METRICS), ("Keys of Stage-1", STAGE1_METRICS), ("Detection in evaluation", DETECTION_METRICS))
+    tables = (
+        ("Keys of the training engine", ENGINE_METRICS),
+        ("Keys of Stage-1", STAGE1_METRICS),
+        ("Keys of training on rollouts", STAGE2_METRICS),
+        ("Keys of Stage-2 AB", STAGE2_AB_METRICS),
+        ("Evaluation on rollouts", STAGE2_EVAL_METRICS),
+        ("Detection in evaluation", DETECTION_METRICS),
+    )
     return "\n".join([_HEAD, *(_table(title, specs) for title, specs in tables)])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from coordexp.metrics.registry import REGISTRY
 from coordexp.metrics.specs import MetricRegistry
@@ -19,9 +19,10 @@ def merge(first: Metric, second: Metric) -> Metric:
         raise ValueError(f"metrics with the reductions {first.reduction} and {second.reduction} cannot be merged")
     if first.reduction is Reduction.LAST:
         return second
+    observations = first.observations + second.observations
     if first.reduction is Reduction.MAX:
         return Metric(total=max(first.total, second.total), count=first.count + second.count, reduction=Reduction.MAX)
-    return Metric(total=first.total + second.total, count=first.count + second.count, reduction=first.reduction)
+    return Metric(total=first.total + second.total, count=first.count + second.count, reduction=first.reduction, observations=observations)
 
 
 class MetricFold:
@@ -45,6 +46,16 @@ class MetricFold:
             UnknownMetricError: the key is not registered.
         """
         self._put(key, Metric(total=total, count=count, reduction=self._registry.get(key).reduction))
+
+    def add_values(self, key: str, values: Sequence[float]) -> None:
+        """Add single observations, for instance the lengths of the rollouts of a batch; nothing is added for none.
+
+        Raises:
+            UnknownMetricError: the key is not registered.
+        """
+        reduction = self._registry.get(key).reduction
+        if values:
+            self._put(key, Metric.of(values, reduction))
 
     def update(self, metrics: Mapping[str, Metric]) -> None:
         """Add what another rank or pack has folded.

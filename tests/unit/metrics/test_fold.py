@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from coordexp.metrics.fold import MetricFold, merge
 from coordexp.metrics.specs import UnknownMetricError
-from coordexp.types.metrics import Metric, Reduction
+from coordexp.types.metrics import Metric, Reduction, percentile
 
 
 def test_a_mean_is_weighted_by_its_own_counts() -> None:
@@ -42,6 +43,33 @@ def test_ranks_merge_to_what_one_process_folds() -> None:
         whole.add("token_acc", total=total, count=count)
     first.update(second.snapshot())
     assert first.values() == whole.values()
+
+
+def test_a_percentile_is_that_of_all_observations_whatever_pack_or_rank_they_came_from() -> None:
+    lengths = [float(n * n % 97) for n in range(50)]
+    ranks = [MetricFold(), MetricFold(), MetricFold()]
+    for number in range(0, 50, 5):
+        ranks[number % 3].add_values("rollout/gen_new_tokens_p90", lengths[number : number + 5])
+        ranks[number % 3].add_values("rollout/gen_new_tokens_mean", lengths[number : number + 5])
+    ranks[0].update(ranks[1].snapshot())
+    ranks[0].update(ranks[2].snapshot())
+    values = ranks[0].values()
+    assert values["rollout/gen_new_tokens_p90"] == pytest.approx(float(np.percentile(lengths, 90)))
+    assert values["rollout/gen_new_tokens_mean"] == pytest.approx(float(np.mean(lengths)))
+
+
+def test_no_observation_gives_no_value() -> None:
+    fold = MetricFold()
+    fold.add_values("rollout/gen_new_tokens_p90", [])
+    assert fold.values() == {}
+    assert Metric(0.0, 0.0, Reduction.P90).value is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 99])
+@pytest.mark.parametrize("share", [0.9, 0.99])
+def test_a_percentile_is_numpys(count: int, share: float) -> None:
+    values = list(np.random.default_rng(count).normal(size=count))
+    assert percentile(values, share) == pytest.approx(float(np.quantile(values, share)), abs=1e-12)
 
 
 def test_take_starts_over() -> None:
