@@ -50,10 +50,16 @@ def order_objects(objects: Sequence[DetObject], *, ordering: Ordering, seed: int
     `random`: a shuffle that depends only on `seed` and the number of objects.
     """
     if ordering == "sorted":
-        return tuple(sorted(objects, key=_sort_key))
+        return tuple(sorted(objects, key=canonical_key))
     shuffled = list(objects)
     random.Random(seed).shuffle(shuffled)
     return tuple(shuffled)
+
+
+def canonical_key(item: DetObject) -> tuple[tuple[float, float], tuple[float, ...], str]:
+    """What `sorted` sorts by: y1, then x1 (of a polygon: its topmost, then leftmost vertex); all points; desc."""
+    top_left = min(zip(item.points[1::2], item.points[0::2], strict=True))
+    return top_left, item.points, item.desc
 
 
 def serialize_objects(
@@ -112,11 +118,6 @@ def escape_desc(desc: str) -> str:
     """The characters between the quotes of a desc value: JSON, non-ASCII as it is, nothing that a tokenizer could take for a special token."""
     escaped = json.dumps(desc, ensure_ascii=False)[1:-1].replace("<|", "\\u003c|")
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", escaped)
-
-
-def _sort_key(item: DetObject) -> tuple[tuple[float, float], tuple[float, ...], str]:
-    top_left = min(zip(item.points[1::2], item.points[0::2], strict=True))
-    return top_left, item.points, item.desc
 
 
 class _Writer:

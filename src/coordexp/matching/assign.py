@@ -18,7 +18,7 @@ from coordexp.types.records import DetObject
 from coordexp.types.rollouts import Match, Pair
 
 _TIE = 1e-7
-"""At most this much cost decides between assignments that are equal otherwise: the one with the earlier predictions is taken."""
+"""Less than twice this much of the total cost decides between assignments that are equal otherwise."""
 
 _optimize = cast(Any, optimize)
 
@@ -37,7 +37,7 @@ def match_objects(
     """Match predictions and annotated objects, both in bins, one to one, at the least total cost.
 
     A pair costs 1 − IoU, a prediction without partner `fp_cost`, a ground truth without partner `fn_cost`. A pair that costs as much as leaving both alone
-    is left. Between equally cheap assignments the one with the earlier predictions is taken.
+    is left. Between equally cheap assignments, earlier predictions and the order of the ground truth decide.
 
     Example: `match_objects([box], [box]).pairs` is `(Pair(pred=0, gt=0, iou=1.0),)`.
 
@@ -45,7 +45,8 @@ def match_objects(
         predictions: in order of appearance.
         objects: the ground truth.
         gate: pairs with a lower IoU are never matched.
-        top_k: ground-truth objects that are looked at for each prediction: those whose boxes have the highest IoU, or the nearest centres where all are 0.
+        top_k: ground-truth objects that are looked at for each prediction: those whose boxes have the highest IoU, or the nearest centres where all are 0;
+            more where several overlap it equally, so that equal annotations never hide each other.
         fp_cost: price of leaving a prediction unmatched.
         fn_cost: price of leaving a ground truth unmatched.
         iou: `exact` draws polygons only; `mask` draws everything.
@@ -68,7 +69,9 @@ def match_objects(
 
 
 def find_candidates(predictions: BoxArray, objects: BoxArray, *, top_k: int) -> npt.NDArray[np.bool_]:
-    """[N, M]: for each predicted box the `top_k` boxes with the highest IoU, or the nearest centres where all IoU are 0; ties by position."""
+    """[N, M]: for each predicted box the `top_k` boxes with the highest IoU and all that overlap it as much as the last of them; the nearest centres where all
+    IoU are 0. Other ties go by position.
+    """
     num_objects = len(objects)
     if top_k >= num_objects:
         return np.ones((len(predictions), num_objects), dtype=bool)
@@ -76,10 +79,10 @@ def find_candidates(predictions: BoxArray, objects: BoxArray, *, top_k: int) -> 
     is_alone = score.max(axis=1) == 0
     if is_alone.any():
         score[is_alone] = -_centre_distance(predictions[is_alone], objects)
-    lowest_taken = np.partition(score, num_objects - top_k, axis=1)[:, num_objects - top_k, None]
+    lowest_taken = -np.partition(-score, top_k - 1, axis=1)[:, top_k - 1, None]
     is_above, is_equal = score > lowest_taken, score == lowest_taken
     num_open = top_k - is_above.sum(axis=1, keepdims=True)
-    return is_above | (is_equal & (is_equal.cumsum(axis=1) <= num_open))
+    return is_above | (is_equal & ((score > 0) | (is_equal.cumsum(axis=1) <= num_open)))
 
 
 def _centre_distance(a: BoxArray, b: BoxArray) -> FloatMatrix:
@@ -93,8 +96,10 @@ def _assign(cost: FloatMatrix, is_feasible: npt.NDArray[np.bool_], *, alone_cost
     With a dummy for everyone, a pair saves `alone_cost - cost`, and a pair that saves nothing is as good as two dummies: the largest total saving on [N, M]
     is therefore the cheapest assignment on [N+M, N+M].
     """
-    earlier_first = _TIE * np.arange(len(cost))[:, None] / max(1, len(cost)) ** 2
-    saving = np.where(is_feasible, np.maximum(alone_cost - cost - earlier_first, 0), 0)
+    num_preds, num_gts = len(cost), len(cost[0])
+    pred_places, gt_places = (np.arange(count, dtype=np.float64) / count for count in (num_preds, num_gts))
+    ties = _TIE / num_preds * (pred_places[:, None] + np.abs(pred_places[:, None] - gt_places[None]) / (4 * num_preds))
+    saving = np.where(is_feasible, np.maximum(alone_cost - cost - ties, 0), 0)
     rows, columns = _optimize.linear_sum_assignment(saving, maximize=True)
     is_pair = saving[rows, columns] > 0
     return rows[is_pair].tolist(), columns[is_pair].tolist()

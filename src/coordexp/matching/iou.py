@@ -5,7 +5,7 @@ Drawing moves an edge by less than a pixel of the canvas, 999/resolution bins (3
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -23,6 +23,8 @@ FloatMatrix: TypeAlias = npt.NDArray[np.float64]
 
 DEFAULT_RESOLUTION = 256
 
+_Shape: TypeAlias = tuple[str, tuple[float, ...]]
+
 
 def bounding_boxes(objects: Sequence[DetObject]) -> BoxArray:
     """[N, 4] xyxy in bins; the corners of a box in order, the smallest box around a polygon."""
@@ -32,7 +34,7 @@ def bounding_boxes(objects: Sequence[DetObject]) -> BoxArray:
 def object_iou(a: Sequence[DetObject], b: Sequence[DetObject], *, iou: IouKind = "exact", resolution: int = DEFAULT_RESOLUTION) -> FloatMatrix:
     """IoU of every pair, [N, M].
 
-    Two boxes with the same corners have IoU 1 also when they have no area: an answer that equals the annotation misses nothing.
+    Equal objects have IoU 1 also when they have no area, or none that is drawn: an answer that equals the annotation misses nothing.
 
     Args:
         a: objects that hold bins.
@@ -45,8 +47,12 @@ def object_iou(a: Sequence[DetObject], b: Sequence[DetObject], *, iou: IouKind =
     drawn_a, drawn_b = (np.array([iou == "mask" or item.kind == "poly" for item in objects], dtype=bool) for objects in (a, b))
     if drawn_a.any() or drawn_b.any():
         _draw(matrix, a, b, is_drawn=drawn_a[:, None] | drawn_b[None, :], resolution=resolution)
-    for row, column in _equal_boxes(a, b):
-        matrix[row, column] = 1.0
+    columns: dict[_Shape, list[int]] = {}
+    for column, item in enumerate(b):
+        columns.setdefault(_shape_of(item), []).append(column)
+    for row, item in enumerate(a):
+        for column in columns.get(_shape_of(item), ()):
+            matrix[row, column] = 1.0
     return matrix
 
 
@@ -73,14 +79,8 @@ def _area_change(width: FloatMatrix, height: FloatMatrix, step: float) -> FloatM
     return 2 * step * (width + height) + 4 * step**2
 
 
-def _equal_boxes(a: Sequence[DetObject], b: Sequence[DetObject]) -> Iterator[tuple[int, int]]:
-    columns: dict[tuple[float, ...], list[int]] = {}
-    for column, item in enumerate(b):
-        if item.kind == "bbox_2d":
-            columns.setdefault(order_corners(item.points), []).append(column)
-    for row, item in enumerate(a):
-        if item.kind == "bbox_2d":
-            yield from ((row, column) for column in columns.get(order_corners(item.points), ()))
+def _shape_of(item: DetObject) -> _Shape:
+    return item.kind, order_corners(item.points) if item.kind == "bbox_2d" else item.points
 
 
 def _draw(matrix: FloatMatrix, a: Sequence[DetObject], b: Sequence[DetObject], *, is_drawn: npt.NDArray[np.bool_], resolution: int) -> None:

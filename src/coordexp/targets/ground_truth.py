@@ -59,16 +59,26 @@ def _slots(objects: Sequence[DetObject], text: AssistantText, tokens: Tokens, co
     """One slot for each object, its positions found by the offsets of its coordinates."""
     if coord_vocab is None:
         raise ValueError("mode coord needs a coordinate vocabulary")
+    positions = coord_positions(text, tokens, coord_vocab=coord_vocab)
+    return tuple(
+        CoordSlot(kind=item.kind, positions=positions[number], target_bins=tuple(float(k) for k in item.points), weight=weight)
+        for number, item in enumerate(objects)
+    )
+
+
+def coord_positions(text: AssistantText, tokens: Tokens, *, coord_vocab: CoordVocabulary) -> dict[int, tuple[int, ...]]:
+    """The tokens of the coordinates of each object, by `object_index`.
+
+    Raises:
+        CheckpointError: a coordinate is not exactly one token.
+    """
     token_at = {span: position for position, span in enumerate(tokens.offsets)}
-    positions: list[list[int]] = [[] for _ in objects]
+    positions: dict[int, list[int]] = {}
     for span in text.spans:
         if span.role is Role.COORD and span.object_index is not None:
             position = token_at.get((span.start, span.end))
             if position is None or coord_vocab.bin_of(tokens.ids[position]) is None:
                 what = f"the coordinate {text.text[span.start : span.end]} is not exactly one token"
                 raise CheckpointError(what, where="tokenizer", fix="add the coordinate tokens to the checkpoint's vocabulary as special tokens")
-            positions[span.object_index].append(position)
-    return tuple(
-        CoordSlot(kind=item.kind, positions=tuple(found), target_bins=tuple(float(k) for k in item.points), weight=weight)
-        for item, found in zip(objects, positions, strict=True)
-    )
+            positions.setdefault(span.object_index, []).append(position)
+    return {number: tuple(found) for number, found in positions.items()}

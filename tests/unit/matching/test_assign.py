@@ -64,7 +64,19 @@ def test_dummies_cheaper_than_a_pair_leave_both_alone() -> None:
 def test_of_equal_predictions_the_earliest_is_matched() -> None:
     same = [box(0, 0, 10, 10)] * 4
     assert match_objects(same, same[:1]) == Match(pairs=(Pair(0, 0, 1.0),), missed=(), unmatched=(1, 2, 3), num_gated=0)
-    assert [(pair.pred, pair.gt) for pair in match_objects(same, same[:2]).pairs] in ([(0, 0), (1, 1)], [(0, 1), (1, 0)])
+    assert [(pair.pred, pair.gt) for pair in match_objects(same, same[:2]).pairs] == [(0, 0), (1, 1)]
+
+
+def test_equal_annotations_do_not_hide_each_other_and_keep_their_order() -> None:
+    same = [box(0, 0, 10, 10)] * 9
+    assert match_objects(same, same, top_k=2).pairs == tuple(Pair(number, number, 1.0) for number in range(9))
+
+
+@given(objects=CROWD)
+def test_an_answer_that_equals_the_annotation_misses_nothing(objects: list[DetObject]) -> None:
+    flat = [DetObject("", "bbox_2d", (3, 4, 3, 9)), DetObject("", "poly", (1, 1, 1, 1, 1, 1)), *objects]
+    for iou in ("exact", "mask"):
+        assert match_objects(flat, flat, top_k=1, gate=0.99, iou=iou).pairs == tuple(Pair(number, number, 1.0) for number in range(len(flat)))
 
 
 def test_candidates_are_the_highest_iou_or_the_nearest_centres() -> None:
