@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from coordexp.codec.coord_tokens import CoordVocabulary
+from coordexp.codec.coord_tokens import CoordVocabulary, coord_tokens
+from coordexp.codec.serialize import END_TEXT, serialize_objects
 from coordexp.codec.strict import parse_rollout
 from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.matching.assign import match_objects
+from coordexp.models.assets import tiny_checkpoint
 from coordexp.targets.prefix import PrefixMode, keep_entries
 from coordexp.targets.rollout import RolloutTarget, RolloutTargetOptions, rollout_target
 from coordexp.targets.supervision import SupervisionTable, stage2_ab_table
@@ -86,9 +89,26 @@ class Workbench:
         )
 
 
-@pytest.fixture(scope="module", params=FUSIONS.values(), ids=FUSIONS.keys())
+@cache
+def qwen_like() -> Tokenizer:
+    """Normalization and pre-tokenization of Qwen, merges learned from answers: runs of punctuation such as `"]},` become one token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    split = pre_tokenizers.Split(Regex(words), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    objects = [DetObject(name, "bbox_2d", (1, 2, 3, 4)) for name in ("black cat", "dog", "café", "🙂")] + [DetObject("leaf", "poly", (1, 2, 3, 4, 5, 6))]
+    texts = [serialize_objects(objects[start:] + objects[:start]).text.replace(coord, "\n") for start in range(5) for coord in coord_tokens()[1:7]]
+    trainer = trainers.BpeTrainer(vocab_size=420, min_frequency=1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
+    tokenizer.train_from_iterator(re.split(r"<\|coord_[0-9]+\|>|\n", "\n".join(texts)), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (END_TEXT, *coord_tokens())])
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=["qwen", *FUSIONS])
 def bench(request: pytest.FixtureRequest, make_bpe) -> Workbench:
-    return Workbench(make_bpe(*request.param))
+    return Workbench(qwen_like() if request.param == "qwen" else make_bpe(*FUSIONS[request.param]))
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +119,21 @@ def plain(make_bpe) -> Workbench:
 
 @pytest.fixture(scope="module")
 def benches(make_bpe) -> list[Workbench]:
-    return [Workbench(make_bpe(*fused)) for fused in FUSIONS.values()]
+    return [Workbench(qwen_like()), *(Workbench(make_bpe(*fused)) for fused in FUSIONS.values())]
 
 
 @pytest.fixture(scope="session")
 def make_bench(make_bpe) -> Callable[..., Workbench]:
     """A workbench whose tokenizer merges the given texts."""
     return lambda *fused: Workbench(make_bpe(*fused))
+
+
+@pytest.fixture(scope="session")
+def qwen_bench() -> Workbench:
+    return Workbench(qwen_like())
+
+
+@pytest.fixture(scope="session")
+def tiny_bench() -> Workbench:
+    """The tokenizer of the shipped checkpoint."""
+    return Workbench(Tokenizer.from_file(str(tiny_checkpoint() / "tokenizer.json")))

@@ -332,6 +332,30 @@ def test_joins_that_the_tokenizer_would_cut_differently_are_counted(plain, make_
     assert merging.target(serialize_objects([NEAR_CAT]).text, TRUTH).num_noncanonical_joins == 0
 
 
+def test_punctuation_fuses_across_the_end_of_an_object_in_qwens_pre_tokenization(qwen_bench) -> None:
+    tokens = [qwen_bench.decode([token_id]) for token_id in qwen_bench.encode(serialize_objects([CAT, DOG]).text)]
+    assert {'"]},', '"]}}'} <= set(tokens)
+
+
+def test_the_tiny_tokenizer_joins_as_it_would_cut_the_whole_text(tiny_bench) -> None:
+    for missed_position in ("tail", "sorted"):
+        for renumber_keys in (False, True):
+            options = RolloutTargetOptions(missed_position=missed_position, renumber_keys=renumber_keys)
+            result = tiny_bench.target(MIXED, TRUTH, prefix="clean", options=options)
+            assert result.num_joins > 0
+            assert result.num_noncanonical_joins == 0
+            assert tuple(result.target.token_ids.tolist()) == tiny_bench.encode(result.text)
+
+
+def test_a_name_that_the_tokenizer_normalizes_is_appended_as_in_the_ground_truth_target(qwen_bench) -> None:
+    objects = [box("cafe\u0301", 1, 2, 3, 4), DOG]
+    expected = ground_truth_target(objects, tokenizer=qwen_bench.tokenizer, coord_vocab=qwen_bench.coord_vocab)
+    result = qwen_bench.target("", objects)
+    assert "caf\u00e9" in qwen_bench.decode(result.target.token_ids)
+    assert np.array_equal(result.target.token_ids, expected.token_ids)
+    assert np.array_equal(result.target.roles, expected.roles)
+
+
 def test_an_id_that_the_tokenizer_does_not_know_is_not_taught(plain) -> None:
     ids = plain.encode(serialize_objects([NEAR_CAT]).text)
     result = plain.target([*ids[:5], 10**6, *ids[5:]], TRUTH)
