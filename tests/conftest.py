@@ -74,6 +74,23 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def untied_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """The tiny checkpoint with a head of its own, other numbers than the embedding's."""
+    import torch
+
+    from coordexp.models.export import save_checkpoint
+    from coordexp.models.load import load_model
+    from coordexp.models.merge import untie_head
+
+    loaded = load_model(tiny_folder)
+    untie_head(loaded.model)
+    head = loaded.model.lm_head.weight
+    with torch.no_grad():
+        head += 0.02 * torch.randn(head.shape, generator=torch.Generator().manual_seed(1))
+    return save_checkpoint(loaded, tmp_path_factory.mktemp("shared") / "untied")
+
+
+@pytest.fixture(scope="session")
 def boxes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`train.jsonl` with 10 records and `val.jsonl` with 5, images of three sizes, 0 to 3 objects each."""
     folder = tmp_path_factory.mktemp("boxes")

@@ -34,13 +34,15 @@ class ModelSection(Section):
     """Number format of the weights; `auto`: that of the checkpoint."""
     attn_impl: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """Preferred attention implementation; one that is missing falls back with a notice."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """QLoRA: the frozen language model in 4 or 8 bits; needs bitsandbytes and an adapter. absent: as `torch_dtype` says."""
 
 
 class TunerSection(Section):
     train_type: Literal["full", "lora"] = "full"
-    """All weights, or a LoRA adapter."""
+    """All weights of the parts that are not frozen, or a LoRA adapter on them."""
     use_dora: Switch = False
-    """LoRA with a learned magnitude."""
+    """LoRA only: with a learned magnitude."""
     lora_rank: Positive = 16
     """LoRA only."""
     lora_alpha: PositiveNumber = 32.0
@@ -48,9 +50,9 @@ class TunerSection(Section):
     lora_dropout: Share = 0.0
     """LoRA only."""
     target_modules: tuple[Text, ...] | Literal["all-linear"] = "all-linear"
-    """LoRA only: names of the modules, or all linear layers."""
+    """LoRA only: names of modules (`q_proj`), or every linear layer but the head. Frozen parts get none."""
     freeze_llm: Switch = False
-    """Keep the language model as it is."""
+    """Keep the language model as it is: no training, no LoRA."""
     freeze_vit: Switch = False
     """Keep the vision tower as it is."""
     freeze_aligner: Switch = False
@@ -105,9 +107,9 @@ class CoordSoftCEW1Section(Section):
 
 class CoordOffsetSection(Section):
     enabled: Switch = False
-    """Train only the coordinate rows of embedding and head."""
+    """Of embedding and head, train the 1,000 coordinate rows. With `tuner.train_type: lora` beside the LoRA; with `full` nothing else is trained."""
     tie_head: Switch = True
-    """One table of rows for embedding and head; false: two."""
+    """true for a model that uses its embedding as head: one table of rows; false for a model with a head of its own: two."""
 
 
 class TokenTypeMetricsSection(Section):
@@ -196,6 +198,7 @@ class TrainConfig(FileSection):
         losses = custom.coord_soft_ce_w1
         if losses.enabled and not any((losses.soft_ce_weight, losses.w1_weight, losses.ce_weight, losses.gate_weight)):
             yield KeyProblem("custom.coord_soft_ce_w1", "all weights are 0", "give one of them a weight, or set enabled: false")
+        yield from self._tuner_problems()
         if self.training.packing and self.global_max_length is None:
             yield KeyProblem("global_max_length", "is required when training.packing is true", "set the row length in tokens")
         if custom.trainer_variant == "stage2_ab_training" and self.stage2_ab is None:
@@ -206,6 +209,20 @@ class TrainConfig(FileSection):
         """The best checkpoint is chosen by a number of `custom.eval_detection`."""
         metric = (self.training.model_extra or {}).get("metric_for_best_model") or ""
         return metric.removeprefix("eval_").startswith("det_")
+
+    def _tuner_problems(self) -> Iterator[KeyProblem]:
+        is_adapter = self.tuner.train_type == "lora" or self.custom.coord_offset.enabled
+        if self.tuner.use_dora and self.tuner.train_type != "lora":
+            yield KeyProblem("tuner.use_dora", "is a kind of LoRA, and tuner.train_type is full", "set tuner.train_type: lora")
+        if self.model.quantization is not None and not is_adapter:
+            yield KeyProblem("model.quantization", "freezes the weights, and tuner.train_type is full", "set tuner.train_type: lora")
+        if self.custom.coord_offset.enabled and not self.custom.coord_tokens.enabled:
+            what = "trains the rows of coordinate tokens, and custom.coord_tokens.enabled is false"
+            yield KeyProblem("custom.coord_offset.enabled", what, "set one of them the other way")
+        if self.training.optimizer is None:
+            for name in ("vit_lr", "aligner_lr"):
+                if getattr(self.training, name) is not None:
+                    yield KeyProblem(f"training.{name}", "has no effect without training.optimizer: multimodal", "set it")
 
     def _detection_problems(self) -> Iterator[KeyProblem]:
         if self.custom.eval_detection.enabled and self.training.eval_strategy == "no":

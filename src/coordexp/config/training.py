@@ -122,9 +122,9 @@ class TrainingSection(Section):
     optimizer: Literal["multimodal"] | None = None
     """`multimodal`: learning rates by part of the model. Absent: the optimizer that `optim` names."""
     vit_lr: PositiveNumber | None = None
-    """Learning rate of the vision tower; absent: `learning_rate`."""
+    """`multimodal` only: learning rate of the vision tower; absent: `learning_rate`."""
     aligner_lr: PositiveNumber | None = None
-    """Learning rate of the merger; absent: `learning_rate`."""
+    """`multimodal` only: learning rate of the merger; absent: `learning_rate`."""
     save_delay_steps: Count = 0
     """No checkpoint before this step, and no evaluation before it counts as the best."""
     early_stopping_patience: Positive | None = None

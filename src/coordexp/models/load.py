@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneratio
 
 from coordexp.codec.coord_tokens import CoordVocabulary
 from coordexp.models.processor import load_processor
+from coordexp.models.quantize import Quantization, quantization_config
 from coordexp.models.quiet import no_library_bars
 from coordexp.types.errors import CheckpointError
 
@@ -37,7 +38,9 @@ class LoadedModel:
     """Differs from the request only where the library replaced it; manifests record both."""
 
 
-def load_model(path: Path | str, *, dtype: str = "float32", attn_implementation: str = "sdpa", device: str = "cpu") -> LoadedModel:
+def load_model(
+    path: Path | str, *, dtype: str = "float32", attn_implementation: str = "sdpa", device: str = "cpu", quantization: Quantization | None = None
+) -> LoadedModel:
     """Open a checkpoint folder.
 
     Args:
@@ -45,9 +48,11 @@ def load_model(path: Path | str, *, dtype: str = "float32", attn_implementation:
         dtype: of the weights in memory, whatever the file holds; `auto`: as config.json says, float32 when it does not.
         attn_implementation: `sdpa`, `eager` or a flash attention.
         device: where the weights go.
+        quantization: of the linear layers of the language model, to train an adapter on them; needs bitsandbytes.
 
     Raises:
         CheckpointError: no such folder, not a Qwen3-VL, no coordinate tokens, weights missing, damaged or of another shape, or an unknown setting.
+        BackendError: quantization without bitsandbytes.
     """
     folder = check_checkpoint(path)
     dtype = _stored_dtype(folder) if dtype == "auto" else dtype
@@ -58,13 +63,15 @@ def load_model(path: Path | str, *, dtype: str = "float32", attn_implementation:
     processor = load_processor(folder)
     tokenizer: PreTrainedTokenizerBase = processor.tokenizer  # type: ignore[attr-defined]
     coord_vocab = CoordVocabulary.from_tokenizer(tokenizer, where=str(folder))
-    model = _load_weights(folder, dtype=_DTYPES[dtype], attn_implementation=attn_implementation)
+    quantized = {} if quantization is None else {"quantization_config": quantization_config(quantization, dtype=_DTYPES[dtype])}
+    model = _load_weights(folder, dtype=_DTYPES[dtype], attn_implementation=attn_implementation, **quantized)
     rows = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportIndexIssue]
     if max(coord_vocab.ids) >= rows:
         raise CheckpointError(
             f"the tokenizer has the coordinate tokens but the model has only {rows} embedding rows", where=str(folder), fix="resize the embeddings"
         )
-    model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
+    if quantization is None or device != "cpu":
+        model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     used = str(model.config.text_config._attn_implementation)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     return LoadedModel(folder, model.eval(), processor, tokenizer, coord_vocab, attn_implementation, used)
 
@@ -78,6 +85,9 @@ def check_checkpoint(path: Path | str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError("no such checkpoint folder", where=str(folder), fix="give the path of a folder with config.json and model.safetensors")
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        what = "the folder holds an adapter without the model that it belongs to"
+        raise CheckpointError(what, where=str(folder), fix=f"merge it: coordexp model merge --adapter {folder} --dst <folder>")
     kind = _read_config(folder).get("model_type")
     if kind != _MODEL_TYPE:
         raise CheckpointError(f"the model type is {kind!r}, not {_MODEL_TYPE!r}", where=str(folder), fix="use a Qwen3-VL checkpoint")
@@ -116,11 +126,17 @@ def _check_shards(folder: Path, index: Path) -> None:
         raise CheckpointError(f"{len(missing)} weight files are missing ({missing[0]})", where=str(folder), fix="copy all *.safetensors files")
 
 
-def _load_weights(folder: Path, *, dtype: torch.dtype, attn_implementation: str) -> Qwen3VLForConditionalGeneration:
+def _load_weights(folder: Path, *, dtype: torch.dtype, attn_implementation: str, **settings: Any) -> Qwen3VLForConditionalGeneration:
     try:
         with no_library_bars():
             model, info = Qwen3VLForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-                folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True, local_files_only=True, use_safetensors=True
+                folder,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+                local_files_only=True,
+                use_safetensors=True,
+                **settings,
             )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 from pathlib import Path
 
 import torch
@@ -38,7 +37,7 @@ def open_checkpoint(path: Path, *, dtype: str, attn_implementation: str, device:
     if is_missing:
         progress.say(f"{attn_implementation} is not installed: {_FALLBACK} is used")
     used = _FALLBACK if is_missing else attn_implementation
-    loaded = load_model(folder, dtype=_saved_dtype(folder) if dtype == "auto" else dtype, attn_implementation=used, device=place)
+    loaded = load_model(folder, dtype=dtype, attn_implementation=used, device=place)
     return dataclasses.replace(loaded, attn_requested=attn_implementation)
 
 
@@ -54,10 +53,3 @@ def _find_device(name: str) -> str:
         found = "no GPU" if num_gpus == 0 else f"{num_gpus} GPUs"
         raise BackendError(f"device {name} was asked for, and {found} can be used here", where="infer.device", fix="write cpu or auto")
     return name
-
-
-def _saved_dtype(folder: Path) -> str:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config", {})
-    names = (config.get("dtype"), config.get("torch_dtype"), text.get("dtype"), text.get("torch_dtype"))
-    return next((str(name) for name in names if name), "float32")

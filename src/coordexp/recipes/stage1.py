@@ -19,10 +19,11 @@ from coordexp.models.export import save_checkpoint
 from coordexp.models.load import LoadedModel
 from coordexp.recipes.stage1_data import data_seed
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, loss_weights, prepare_stage1
+from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_adapter, write_final
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.callbacks import CpuClockCallback, EpochCallback, ProgressCallback, RunLogCallback
-from coordexp.training.checkpoints import explain_full_disk, link_model
+from coordexp.training.checkpoints import explain_full_disk
 from coordexp.training.metadata import RunFacts, add_resume, write_metadata
 from coordexp.training.objective import Stage1Objective
 from coordexp.training.run_log import RunLog
@@ -45,7 +46,7 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
     config = loaded.config
     parts = prepare_stage1(config, world_size=process.num_processes, progress=progress)
     if parts.resume is not None and run_folder.read_step(parts.resume) >= parts.num_steps:
-        return _finish_resumed(parts.resume, parts.num_steps, progress=progress)
+        return _finish_resumed(parts.resume, parts.num_steps, config=config, progress=progress)
     folder = _start_run(loaded, parts, argv=argv, process=process, progress=progress)
     trainer, loader = build_trainer(config, parts, folder=folder, progress=progress, process=process)
     start = time.perf_counter()
@@ -54,7 +55,7 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
             trainer.train(resume_from_checkpoint=str(parts.resume) if parts.resume else None)
     finally:
         loader.close()
-    final = _write_final(trainer, config, parts, folder) if process.is_main_process else None
+    final = _write_final(trainer, config, parts, folder, progress=progress) if process.is_main_process else None
     process.wait_for_everyone()
     progress.say(
         f"trained to step {trainer.state.global_step} in {time.perf_counter() - start:.0f} s" + (f"; checkpoint for inference: {final}" if final else "")
@@ -83,12 +84,13 @@ def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, prog
         callbacks.append(board)
     ranks = {"rank": process.process_index, "world_size": process.num_processes}
     trainer = StepTrainer(
-        model=model.model,
+        model=parts.tuned.trained,
         args=build_arguments(training.hf_arguments(), run_folder=folder, needs_metric=training.early_stopping_patience is not None),
         objective=Stage1Objective(model.coord_vocab.ids, weights=loss_weights(config), by_token_type=config.custom.token_type_metrics.enabled),
-        write_model=lambda _, path: save_checkpoint(model, path),
+        write_model=checkpoint_writer(model, parts.tuned),
         eval_packs=None if parts.val is None else EvalPackList(parts.val, collator=collator, per_pack=training.per_device_eval_batch_size, **ranks),
         detect=None if parts.val is None else detection_eval(config, model, parts.val, say=progress.say, **ranks),
+        part_rates=part_rates(config),
         callbacks=callbacks,
         save_delay_steps=training.save_delay_steps,
     )
@@ -126,7 +128,7 @@ def _open_run_folder(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: S
         return run
     folder = run_folder.create_run_folder(training.output_dir, training.run_name)
     write_metadata(folder / run_folder.METADATA_NAME, facts)
-    shape, trainable = parts.shape, sum(part.trainable for part in parts.parts)
+    shape, trainable = parts.shape, parts.tuned.num_trainable
     progress.say(f"run folder: {folder}")
     progress.say(
         f"{parts.num_steps} steps of {shape.samples_per_step} samples ({shape.packs_per_step} forwards of {shape.per_pack} on {world_size} device"
@@ -141,7 +143,8 @@ def _facts(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[st
     files = {"train": config.custom.train_jsonl, "val": config.custom.val_jsonl if parts.val is not None else None}
     details = {
         "model": {"path": str(model.path), "attn_requested": model.attn_requested, "attn_used": model.attn_used},
-        "parameters": {part.name: {"total": part.total, "trainable": part.trainable} for part in parts.parts},
+        "parameters": {part.name: {"total": part.total, "trainable": part.trainable} for part in parts.tuned.sizes},
+        "adapter": describe_adapter(parts.tuned.adapter),
         "data": {
             name: {"path": str(path), "sha256": file_sha256(path), "records": len(parts.train if name == "train" else parts.val or ())}
             for name, path in files.items()
@@ -168,25 +171,28 @@ def _facts(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[st
     )
 
 
-def _finish_resumed(checkpoint: Path, num_steps: int, *, progress: Progress) -> Path:
+def _finish_resumed(checkpoint: Path, num_steps: int, *, config: TrainConfig, progress: Progress) -> Path:
     """The run of a checkpoint that has all steps behind it; its `final` is written when the run was killed just before."""
     progress.say(f"{checkpoint} has all {num_steps} steps behind it: nothing to train")
     run = run_folder.run_of(checkpoint)
     if run is not None and not (run / run_folder.FINAL_NAME).exists():
-        link_model(checkpoint, run / run_folder.FINAL_NAME)
+        write_final(checkpoint, run / run_folder.FINAL_NAME, config=config, progress=progress)
     return run or checkpoint
 
 
-def _write_final(trainer: StepTrainer, config: TrainConfig, parts: Stage1Parts, folder: Path) -> Path | None:
+def _write_final(trainer: StepTrainer, config: TrainConfig, parts: Stage1Parts, folder: Path, *, progress: Progress) -> Path | None:
     """The best checkpoint's model when the best was loaded at the end, else the last one's."""
     if config.training.save_strategy == "no":
         return None
+    final = folder / run_folder.FINAL_NAME
     best, last = trainer.state.best_model_checkpoint, folder / f"checkpoint-{trainer.state.global_step}"
     if trainer.args.load_best_model_at_end and best is not None:
-        return link_model(Path(best), folder / run_folder.FINAL_NAME)
+        return write_final(Path(best), final, config=config, progress=progress)
     if last.is_dir():
-        return link_model(last, folder / run_folder.FINAL_NAME)
-    return save_checkpoint(parts.loaded_model, folder / run_folder.FINAL_NAME)
+        return write_final(last, final, config=config, progress=progress)
+    if parts.tuned.adapter is None:
+        return save_checkpoint(parts.loaded_model, final)
+    return write_final(write_adapter(parts.tuned.adapter, folder / ADAPTER_NAME), final, config=config, progress=progress)
 
 
 def _pad_token(model: LoadedModel) -> int:

@@ -14,11 +14,11 @@ from coordexp.generation.hf import HfBackend
 from coordexp.losses.coordinates import CoordLossWeights
 from coordexp.models.load import LoadedModel, load_model
 from coordexp.recipes.stage1_data import build_source, data_seed, extra_setting, read_split
+from coordexp.recipes.stage1_tuner import Tuned, tune_model
 from coordexp.training import run_folder
 from coordexp.training.arguments import BatchShape, build_arguments, derive_batch_shape
 from coordexp.training.checkpoints import check_free_space
 from coordexp.training.detection import DetectionEval, spread
-from coordexp.training.parts import PartSize, freeze_parts
 from coordexp.training.precision import check_precision
 from coordexp.training.samples import SegmentSource
 from coordexp.training.step_loader import StepSchedule
@@ -34,7 +34,7 @@ class Stage1Parts:
     """What a run is made of, checked, before anything is written."""
 
     loaded_model: LoadedModel
-    parts: tuple[PartSize, ...]
+    tuned: Tuned
     train: SegmentSource
     val: SegmentSource | None
     schedule: StepSchedule
@@ -61,8 +61,8 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
     resume = _find_resume(config)
     train_records = read_split(config, config.custom.train_jsonl, limit=config.custom.train_sample_limit)
     val_records = None if training.eval_strategy == "no" else read_split(config, config.custom.val_jsonl, limit=config.custom.val_sample_limit)
-    model = load_model(config.model.model, dtype=config.model.torch_dtype, attn_implementation=config.model.attn_impl)
-    sizes = freeze_parts(model.model, llm=config.tuner.freeze_llm, vit=config.tuner.freeze_vit, aligner=config.tuner.freeze_aligner)
+    model = load_model(config.model.model, dtype=config.model.torch_dtype, attn_implementation=config.model.attn_impl, quantization=config.model.quantization)
+    tuned = tune_model(config, model, resume=resume)
     has_cuda = torch.cuda.is_available() and not training.use_cpu
     if (warning := check_precision(model.model, fp16=training.fp16, has_cuda=has_cuda)) is not None and progress is not None:
         progress.say(warning)
@@ -74,11 +74,11 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
         val.check(name="validation data", progress=progress)
         _check_detection_sample(config, val)
     if training.save_strategy != "no":
-        check_free_space(training.output_dir, _BYTES_PER_PARAMETER * sum(size.total for size in sizes))
+        check_free_space(training.output_dir, _BYTES_PER_PARAMETER * tuned.num_saved)
     drop_last = bool(extra_setting(config, "dataloader_drop_last", False))
     schedule = StepSchedule(num_samples=len(train), samples_per_step=shape.samples_per_step, seed=data_seed(config), drop_last=drop_last)
     num_steps = training.max_steps if training.max_steps > 0 else math.ceil((training.num_train_epochs or 0) * schedule.steps_per_epoch)
-    return Stage1Parts(model, sizes, train, val, schedule, shape, num_steps, resume)
+    return Stage1Parts(model, tuned, train, val, schedule, shape, num_steps, resume)
 
 
 def _check_detection_sample(config: TrainConfig, val: SegmentSource) -> None:

@@ -22,6 +22,7 @@ from coordexp.metrics.fold import MetricFold
 from coordexp.metrics.registry import REGISTRY
 from coordexp.models.head import Head, forward_through_head
 from coordexp.training.objective import Objective, PackLoss
+from coordexp.training.optimizer import PartRates, parameter_groups
 from coordexp.training.ranks import gather_objects
 from coordexp.types.errors import ConfigError, UserError
 from coordexp.types.files import translate_os_errors
@@ -64,6 +65,7 @@ class StepTrainer(Trainer):
         write_model: Callable[[nn.Module, Path], object],
         eval_packs: EvalPacks | None = None,
         detect: Callable[[], Mapping[str, float]] | None = None,
+        part_rates: PartRates | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         save_delay_steps: int = 0,
     ) -> None:
@@ -71,6 +73,7 @@ class StepTrainer(Trainer):
 
         write_model: writes a folder that opens as a checkpoint of its own.
         detect: further numbers of an evaluation, by key without the prefix; called on every rank, the same numbers on all.
+        part_rates: learning rates by part of the model; None: one for all.
         save_delay_steps: evaluations before this step do not count as the best: there is no checkpoint of them.
         """
         if args.gradient_accumulation_steps != 1:
@@ -85,6 +88,7 @@ class StepTrainer(Trainer):
         self._write_model = write_model
         self._eval_packs = eval_packs
         self._detect = detect
+        self._part_rates = part_rates
         self._save_delay_steps = save_delay_steps
         self._fold = MetricFold()
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -98,6 +102,28 @@ class StepTrainer(Trainer):
         """Our own loader, not wrapped: it knows its rank and its position."""
         assert self.loader is not None, "set loader before train()"
         return self.loader
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer, with learning rates by part of the model when the run has some.
+
+        Raises:
+            ConfigError: the optimizer makes its own parameter groups.
+        """
+        if self._part_rates is not None and self.optimizer is None:
+            trained: Any = self.model if model is None else model
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            if not isinstance(optimizer_class, type) or settings.keys() & {"params", "model", "optimizer_dict"}:
+                what = f"{self.args.optim} makes its own parameter groups"
+                raise ConfigError(what, where="training.optim", fix="use another one, or remove training.optimizer: multimodal")
+            groups = parameter_groups(
+                trained,
+                rates=self._part_rates,
+                learning_rate=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                decayed=self.get_decay_parameter_names(trained),
+            )
+            self.optimizer = optimizer_class(groups, **settings)
+        return super().create_optimizer(model)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], None]:
         """At most one step; none when a resumed epoch ends before Trainer's count of it."""

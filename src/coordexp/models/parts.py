@@ -38,10 +38,15 @@ def freeze_parts(model: nn.Module, *, llm: bool = False, vit: bool = False, alig
     for name, parameter in model.named_parameters():
         if part_of(name) in frozen:
             parameter.requires_grad_(False)
-    sizes = tuple(_sizes(model))
+    sizes = measure_parts(model)
     if not any(size.trainable for size in sizes):
         raise ConfigError("every part of the model is frozen", where="tuner", fix="leave out one of freeze_llm, freeze_vit, freeze_aligner")
     return sizes
+
+
+def measure_parts(model: nn.Module) -> tuple[PartSize, ...]:
+    """Parameters of each part, those of adapters on it included; a tied head counts once."""
+    return tuple(_sizes(model))
 
 
 def _sizes(model: nn.Module) -> Iterator[PartSize]:

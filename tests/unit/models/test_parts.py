@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from coordexp.models.load import load_model
-from coordexp.training.parts import freeze_parts, part_of
+from coordexp.models.parts import freeze_parts, part_of
 from coordexp.types.errors import ConfigError
 
 
