@@ -3,15 +3,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from coordexp.codec.salvage import Broken
 from coordexp.types.rollouts import DropReason
 
-PAGE = Path(__file__, "../../../../docs/concepts/assistant-language.md").resolve().read_text()
+FOLDER = Path(__file__, "../../../../docs/concepts").resolve()
+PAGE = (FOLDER / "assistant-language.md").read_text()
 
 
-def test_the_snippet_on_the_page_runs() -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    exec(compile(snippet, "assistant-language.md", "exec"), {})
+@pytest.mark.parametrize("name", ["assistant-language.md", "rollout-targets.md"])
+def test_the_snippet_on_the_page_runs(name: str) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (FOLDER / name).read_text(), flags=re.DOTALL)
+    exec(compile(snippet, name, "exec"), {})
 
 
 def test_the_page_names_every_reason() -> None:
