@@ -19,9 +19,9 @@ _SUM, _MEAN, _MAX, _LAST = Reduction.SUM, Reduction.MEAN, Reduction.MAX, Reducti
 LENGTHS: Final = {
     "prompt_len": "prompt and image",
     "rollout_len": "the rollout, without its stop token",
-    "prefix_len": "the part of the rollout that the target keeps",
-    "train_len": "the target: prefix, appended objects, closing brace, end",
-    "append_len": "the target behind the prefix",
+    "prefix_len": "the model's own entries that the target keeps",
+    "train_len": "the target: own entries, appended objects, closing brace, end",
+    "append_len": "the target that are not the model's own entries",
     "encoded_len": "prompt and target together, as packed",
 }
 TERMS: Final = {
@@ -110,7 +110,9 @@ DESC_KEYS: Final[Mapping[str, _Row]] = {
 _TARGET: Final[Mapping[str, _Row]] = {
     "rollout/prefix_coord_targets_total": ("supervised coordinates of matched objects in the prefix", _SUM),
     "rollout/prefix_coord_targets_per_matched": ("the same per matched object", _MEAN),
-    "rollout/tail_ignore_frac": ("share of the tokens behind the prefix that have neither cross-entropy nor a slot", _MEAN),
+    "rollout/tail_ignore_frac": ("share of the added tokens (appended objects, closing brace, end) that have neither cross-entropy nor a slot", _MEAN),
+    "rollout/joins": ("places in targets where the model's own tokens meet added ones", _SUM),
+    "rollout/noncanonical_join_rate": ("share of those places where the tokenizer itself would have cut the same text differently", _MEAN),
 }
 _PACKING: Final[Mapping[str, _Row]] = {
     "packing/post_rollout_fill": ("share of the rows of packs that is filled with tokens", _MEAN),

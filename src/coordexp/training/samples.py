@@ -20,10 +20,11 @@ from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.data.augmentation import Augmentation, augment
 from coordexp.data.images import load_image, read_image_size
 from coordexp.data.paths import resolve_image
+from coordexp.rollout.samples import RolloutTask
 from coordexp.targets.ground_truth import ground_truth_target
 from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
-from coordexp.types.records import GeometryKind, Record
+from coordexp.types.records import DetObject, GeometryKind, Record
 from coordexp.types.sequences import ImageInputs, PromptInputs, Segment, TargetSequence
 
 PromptLabels: TypeAlias = Literal["none", "all", "gt", "gt+negatives"]
@@ -102,11 +103,7 @@ class SegmentSource:
         known = self._segments.get(index)
         if known is not None:
             return known
-        record = self.records[index]
-        try:
-            segment = self._encode(index, record, epoch)
-        except DataError as error:
-            raise error if error.where else DataError(error.what, where=record.id, fix=error.fix) from error
+        segment = self._encode(index, epoch)
         if self._settings.is_static and index in self._images:
             self._segments[index] = segment
         return segment
@@ -120,19 +117,50 @@ class SegmentSource:
         record = self.records[index]
         return self._encoder.assemble(self.prompt(record, epoch=0), self._image(index, record))
 
-    def _encode(self, index: int, record: Record, epoch: int) -> Segment:
-        settings = self._settings
-        if settings.augmentation is None:
-            image = self._image(index, record)
-        else:
-            seed = sample_seed(settings.seed, epoch, f"augment:{record.id}")
-            picture, record = augment(self._load(record), record, settings.augmentation, seed=seed)
-            image = self._encoder.encode_image(picture)
-        return join_segment(
-            record.id,
+    def rollout_task(self, index: int, *, epoch: int) -> RolloutTask:
+        """What the model is asked about record `index` in `epoch`, and what the annotation says: the prompt, pixels and objects of `encode`.
+
+        Raises:
+            DataError: its image is missing or corrupt.
+        """
+        record = self.records[index]
+        try:
+            if self._settings.augmentation is None:
+                image = self._image(index, record)
+            else:
+                picture, record = self._augmented(record, epoch)
+                image = self._encoder.encode_image(picture)
+        except DataError as error:
+            raise error if error.where else DataError(error.what, where=record.id, fix=error.fix) from error
+        return RolloutTask(
+            sample_id=record.id,
             prompt=self._encoder.assemble(self.prompt(record, epoch=epoch), image),
-            target=self._target(record, epoch),
+            objects=tuple(self._ordered(record, epoch)),
             dataset=record.dataset,
+            index=index,
+            epoch=epoch,
+        )
+
+    def picture(self, index: int, *, epoch: int) -> Image.Image:
+        """The image of record `index` as the model sees it in `epoch`.
+
+        Raises:
+            DataError: it is missing or corrupt.
+        """
+        record = self.records[index]
+        return self._load(record) if self._settings.augmentation is None else self._augmented(record, epoch)[0]
+
+    def _augmented(self, record: Record, epoch: int) -> tuple[Image.Image, Record]:
+        assert self._settings.augmentation is not None
+        return augment(self._load(record), record, self._settings.augmentation, seed=sample_seed(self._settings.seed, epoch, f"augment:{record.id}"))
+
+    def _encode(self, index: int, epoch: int) -> Segment:
+        settings, task = self._settings, self.rollout_task(index, epoch=epoch)
+        return join_segment(
+            task.sample_id,
+            prompt=task.prompt,
+            target=self._target(task.objects),
+            dataset=task.dataset,
             max_length=settings.max_length,
             truncation=settings.truncation,
         )
@@ -160,9 +188,12 @@ class SegmentSource:
             present |= set(generator.sample(absent, min(len(absent), max(1, len(present)))))
         return tuple(sorted(present))
 
-    def _target(self, record: Record, epoch: int) -> TargetSequence:
+    def _ordered(self, record: Record, epoch: int) -> Sequence[DetObject]:
         settings = self._settings
-        objects = order_objects(record.objects, ordering=settings.ordering, seed=sample_seed(settings.seed, epoch, record.id))
+        return order_objects(record.objects, ordering=settings.ordering, seed=sample_seed(settings.seed, epoch, record.id))
+
+    def _target(self, objects: Sequence[DetObject]) -> TargetSequence:
+        settings = self._settings
         return ground_truth_target(
             objects, tokenizer=self._tokenizer, coord_vocab=self._coord_vocab, field_order=settings.field_order, coord_mode=settings.coord_mode
         )
@@ -215,7 +246,7 @@ class SegmentSource:
     def _check_length(self, record: Record) -> None:
         prompt = self.prompt(record, epoch=0)
         num_prompt = self._encoder.num_prompt_tokens(prompt, width=record.width, height=record.height)
-        length = num_prompt + len(self._target(record, 0).token_ids)
+        length = num_prompt + len(self._target(self._ordered(record, 0)).token_ids)
         if length > (self._settings.max_length or length):
             what = f"the sample has {length} tokens ({num_prompt} of them prompt and image), more than global_max_length {self._settings.max_length}"
             raise DataError(what, where=record.id, fix="raise global_max_length, use smaller images, or take the sample out")

@@ -29,7 +29,8 @@ rollout/{prompt_len,rollout_len,prefix_len,train_len,append_len,encoded_len}_mea
 rollout/{prompt_len,rollout_len,prefix_len,train_len,append_len,encoded_len}_p90
 packing/{post_rollout_fill,post_rollout_segments,post_rollout_buffer,window_packs,window_segments_total,window_avg_fill}
 loss/{ce,coord,coord_prefix,coord_tail,coord_reg,coord_ce,coord_el1,coord_ehuber,coord_entropy,bbox_smoothl1,bbox_ciou}
-train/{samples_total,samples_seen,micro_steps}"""
+train/{samples_total,samples_seen,micro_steps}
+rollout/{joins,noncanonical_join_rate}"""
 STAGE2_AB_PUBLIC = """stage2/{channel_a,channel_b,invalid_rollout,raw_rollouts} stage2_ab/b_ratio_realized
 loss/A/{ce,coord,coord_prefix,coord_tail,coord_reg,coord_ce,coord_el1,coord_ehuber,coord_entropy,bbox_smoothl1,bbox_ciou}
 loss/B/{ce,coord,coord_prefix,coord_tail,coord_reg,coord_ce,coord_el1,coord_ehuber,coord_entropy,bbox_smoothl1,bbox_ciou}
