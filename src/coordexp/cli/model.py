@@ -20,12 +20,17 @@ def tiny(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the checkpoint.")],
     pretrain: Annotated[bool, typer.Option("--pretrain", help="Pretrain it on drawn shapes and handwritten digits (up to 90 minutes on a CPU).")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    without_coord_tokens: Annotated[
+        bool, typer.Option("--without-coord-tokens", help="Leave the coordinate tokens out, as in a published Qwen3-VL (untrained only).")
+    ] = False,
 ) -> None:
     """Build a tiny, real Qwen3-VL that runs on any machine; untrained unless --pretrain is given."""
     from coordexp.cli.progress import console_progress
     from coordexp.recipes.tiny import run_tiny
 
-    run_tiny(output, pretrain=pretrain, seed=seed, progress=console_progress())
+    if pretrain and without_coord_tokens:
+        raise typer.BadParameter("--pretrain needs the coordinate tokens")
+    run_tiny(output, pretrain=pretrain, seed=seed, with_coord_tokens=not without_coord_tokens, progress=console_progress())
 
 
 @app.command("score-tiny")
@@ -51,3 +56,36 @@ def merge(
     from coordexp.recipes.checkpoints import run_merge
 
     run_merge(adapter, dst, base=base, dtype=dtype, progress=console_progress())
+
+
+@app.command("expand-vocab")
+def expand_vocab(
+    src: Annotated[Path, typer.Option("--src", help="A Qwen3-VL folder without coordinate tokens.")],
+    dst: Annotated[Path, typer.Option("--dst", help="The new folder; an older checkpoint there is replaced.")],
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; by default as it is.")] = None,
+    pad_to_multiple_of: Annotated[
+        int, typer.Option("--pad-to-multiple-of", min=1, help="Round the number of embedding rows up; multiples of 64 are faster on GPUs.")
+    ] = 1,
+) -> None:
+    """Add the 1,000 coordinate tokens to a Qwen3-VL folder: new rows are smooth over the bins, around the rows of the digits."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.recipes.checkpoints import run_expand_vocab
+
+    run_expand_vocab(src, dst, dtype=dtype, pad_to_multiple_of=pad_to_multiple_of, progress=console_progress())
+
+
+@app.command("inspect", context_settings={"ignore_unknown_options": True})
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint or an adapter.", show_default=False)],
+    config: Annotated[Path | None, typer.Option("--config", help="Training file: what it would train on this checkpoint.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings that win over the training file.")] = None,
+) -> None:
+    """Say what a checkpoint or adapter holds, by part of the model, and what a training would train of it."""
+    from coordexp.config.loading import load_config
+    from coordexp.config.train import TrainConfig
+
+    loaded = None if config is None else load_config(config, TrainConfig, overrides or [])
+    from coordexp.recipes.checkpoints import run_inspect
+
+    for line in run_inspect(folder, loaded=loaded):
+        typer.echo(line)

@@ -19,7 +19,7 @@ from coordexp.types.errors import CheckpointError
 
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16", "auto"]
 
-_DTYPES: Final[dict[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: Final[dict[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MODEL_TYPE: Final = "qwen3_vl"
 _ATTENTION: Final = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 
@@ -56,15 +56,15 @@ def load_model(
     """
     folder = check_checkpoint(path)
     dtype = _stored_dtype(folder) if dtype == "auto" else dtype
-    if dtype not in _DTYPES:
-        raise CheckpointError(f"unknown dtype {dtype!r}", where=str(folder), fix=f"use one of {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"unknown dtype {dtype!r}", where=str(folder), fix=f"use one of {', '.join(DTYPES)}")
     if attn_implementation not in _ATTENTION:
         raise CheckpointError(f"unknown attention implementation {attn_implementation!r}", where=str(folder), fix=f"use one of {', '.join(_ATTENTION)}")
     processor = load_processor(folder)
     tokenizer: PreTrainedTokenizerBase = processor.tokenizer  # type: ignore[attr-defined]
     coord_vocab = CoordVocabulary.from_tokenizer(tokenizer, where=str(folder))
-    quantized = {} if quantization is None else {"quantization_config": quantization_config(quantization, dtype=_DTYPES[dtype])}
-    model = _load_weights(folder, dtype=_DTYPES[dtype], attn_implementation=attn_implementation, **quantized)
+    quantized = {} if quantization is None else {"quantization_config": quantization_config(quantization, dtype=DTYPES[dtype])}
+    model = _load_weights(folder, dtype=DTYPES[dtype], attn_implementation=attn_implementation, **quantized)
     rows = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportIndexIssue]
     if max(coord_vocab.ids) >= rows:
         raise CheckpointError(
@@ -88,7 +88,7 @@ def check_checkpoint(path: Path | str) -> Path:
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         what = "the folder holds an adapter without the model that it belongs to"
         raise CheckpointError(what, where=str(folder), fix=f"merge it: coordexp model merge --adapter {folder} --dst <folder>")
-    kind = _read_config(folder).get("model_type")
+    kind = read_config(folder).get("model_type")
     if kind != _MODEL_TYPE:
         raise CheckpointError(f"the model type is {kind!r}, not {_MODEL_TYPE!r}", where=str(folder), fix="use a Qwen3-VL checkpoint")
     index = folder / "model.safetensors.index.json"
@@ -99,7 +99,21 @@ def check_checkpoint(path: Path | str) -> Path:
     return folder
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checked checkpoint folder."""
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    return [folder / name for name in sorted(set(index["weight_map"].values()))]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing or not JSON.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -110,7 +124,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _stored_dtype(folder: Path) -> str:
-    config = _read_config(folder)
+    config = read_config(folder)
     sections = [config, *(part for part in (config.get("text_config"),) if isinstance(part, dict))]
     found = [section[name] for section in sections for name in ("dtype", "torch_dtype") if section.get(name)]
     return str(found[0]) if found else "float32"

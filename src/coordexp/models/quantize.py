@@ -12,7 +12,7 @@ from coordexp.types.errors import BackendError
 
 Quantization: TypeAlias = Literal["4bit", "8bit"]
 
-_KEPT = ("lm_head", "visual")
+_KEPT = ("lm_head", "model.visual")
 """Head and vision side keep their precision: they are small, and boxes suffer first."""
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from coordexp.codec.coord_tokens import CoordVocabulary
+from coordexp.codec.coord_tokens import coord_tokens
 from coordexp.models.tokenizer import IM_END, IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START, train_tokenizer
 from coordexp.models.weights import write_weights
 from coordexp.types.files import atomic_folder
@@ -74,8 +74,10 @@ def build_tiny_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen3V
         with torch.no_grad():
             rows = model.get_input_embeddings().weight
             rows.normal_(0.0, _EMBEDDING_STD)  # pyright: ignore[reportCallIssue]
-            ids = torch.tensor(CoordVocabulary.from_tokenizer(tokenizer).ids)
-            rows[ids] = coord_embeddings(len(ids), rows.shape[1]) * _EMBEDDING_STD  # pyright: ignore[reportArgumentType, reportIndexIssue]
+            vocab = tokenizer.get_vocab()
+            ids = torch.tensor([vocab[token] for token in coord_tokens() if token in vocab], dtype=torch.long)
+            if len(ids):
+                rows[ids] = coord_embeddings(len(ids), rows.shape[1]) * _EMBEDDING_STD  # pyright: ignore[reportArgumentType, reportIndexIssue]
     end, pad = tokenizer.convert_tokens_to_ids([IM_END, str(tokenizer.pad_token)])  # pyright: ignore[reportGeneralTypeIssues]
     model.generation_config.eos_token_id = [end, pad]
     model.generation_config.pad_token_id = pad
@@ -90,13 +92,13 @@ def coord_embeddings(num_bins: int, size: int) -> torch.Tensor:
     return torch.cat((angle.cos(), angle.sin()), dim=1) * math.sqrt(2.0)
 
 
-def build_tiny(dst: Path, *, seed: int) -> Path:
-    """Write an untrained tiny checkpoint as an ordinary folder.
+def build_tiny(dst: Path, *, seed: int, with_coord_tokens: bool = True) -> Path:
+    """Write an untrained tiny checkpoint as an ordinary folder; without coordinate tokens it is like a published Qwen3-VL.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    tokenizer = train_tokenizer(seed)
+    tokenizer = train_tokenizer(seed, with_coord_tokens=with_coord_tokens)
     write_tiny(dst, build_tiny_model(tokenizer, seed=seed), tokenizer)
     return dst
 

@@ -87,8 +87,8 @@ def prompt_sentences() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Learn the merges from a seeded corpus; the ids depend on the seed alone."""
+def train_tokenizer(seed: int, *, with_coord_tokens: bool = True) -> PreTrainedTokenizerFast:
+    """Learn the merges from a seeded corpus; the ids depend on the seed alone. Without coordinate tokens it is like that of a published Qwen3-VL."""
     tokenizer = Tokenizer(models.BPE())
     pieces = "|".join(re.escape(piece) for piece in _GLUE)
     rule = Regex(f"{pieces}|[{{}}]|{_WORDS}")
@@ -104,7 +104,8 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(_corpus(random.Random(seed)), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in coord_tokens()])
+    if with_coord_tokens:
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in coord_tokens()])
     tokenizer.add_tokens([AddedToken(sentence, special=False, normalized=False) for sentence in prompt_sentences()])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -9,6 +9,7 @@ from typing import Any
 
 from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from coordexp.config.train import TrainConfig
 from coordexp.models.adapter_files import CONFIG_NAME, AdapterBase, check_settings, check_weights, fingerprint_weights, save_adapter
@@ -71,9 +72,7 @@ def tune_model(config: TrainConfig, loaded: LoadedModel, *, resume: Path | None 
             f"the checkpoint to resume {what}, and tuner.train_type is {config.tuner.train_type}", where=str(resume), fix="use the settings of its run"
         )
     if spec is None:
-        tuner = config.tuner
-        sizes = freeze_parts(loaded.model, llm=tuner.freeze_llm, vit=tuner.freeze_vit, aligner=tuner.freeze_aligner)
-        tuned = Tuned(loaded.model, sizes, None)
+        tuned = Tuned(loaded.model, _freeze(config, loaded.model), None)
     else:
         adapted = add_adapter(loaded.model, spec, base=loaded.path, seed=config.training.seed)
         dtype = str(loaded.model.dtype).removeprefix("torch.")
@@ -84,6 +83,18 @@ def tune_model(config: TrainConfig, loaded: LoadedModel, *, resume: Path | None 
         tuned = Tuned(adapted, measure_parts(adapted), TunedAdapter(adapted, base))
     _check_rates(config, tuned.sizes)
     return tuned
+
+
+def preview_parts(config: TrainConfig, model: PreTrainedModel, *, coord_ids: tuple[int, ...], base: Path) -> tuple[PartSize, ...]:
+    """What would be trained of a model, counted; the model, which may have no memory behind its weights, is changed.
+
+    Raises:
+        ConfigError: nothing is left to train, or the settings do not fit the model.
+    """
+    spec = adapter_spec(config, coord_ids=coord_ids)
+    if spec is None:
+        return _freeze(config, model)
+    return measure_parts(add_adapter(model, spec, base=base, seed=config.training.seed))
 
 
 def adapter_spec(config: TrainConfig, *, coord_ids: tuple[int, ...]) -> AdapterSpec | None:
@@ -150,6 +161,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set):
         return sorted(value)
     return value if isinstance(value, (int, float, list)) else str(getattr(value, "value", value))
+
+
+def _freeze(config: TrainConfig, model: nn.Module) -> tuple[PartSize, ...]:
+    tuner = config.tuner
+    return freeze_parts(model, llm=tuner.freeze_llm, vit=tuner.freeze_vit, aligner=tuner.freeze_aligner)
 
 
 def _check_rates(config: TrainConfig, sizes: tuple[PartSize, ...]) -> None:

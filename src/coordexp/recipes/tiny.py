@@ -11,8 +11,9 @@ from coordexp.types.files import ensure_output_folder
 from coordexp.types.progress import NoProgress, Progress
 
 
-def run_tiny(output: Path, *, pretrain: bool, seed: int = 0, progress: Progress | None = None) -> Path:
-    """Build the tiny model at `output`, untrained or pretrained; an interrupted pretraining continues when it is called again.
+def run_tiny(output: Path, *, pretrain: bool, seed: int = 0, with_coord_tokens: bool = True, progress: Progress | None = None) -> Path:
+    """Build the tiny model at `output`, untrained (then also without coordinate tokens) or pretrained; an interrupted pretraining continues when it is
+    called again.
 
     Raises:
         UserError: the folder cannot be written, or scikit-learn is not installed.
@@ -20,7 +21,7 @@ def run_tiny(output: Path, *, pretrain: bool, seed: int = 0, progress: Progress 
     progress = progress or NoProgress()
     ensure_output_folder(output.parent)
     if not pretrain:
-        build_tiny(output, seed=seed)
+        build_tiny(output, seed=seed, with_coord_tokens=with_coord_tokens)
         progress.say(f"an untrained tiny Qwen3-VL lies in {output}")
         return output
     splits = {kind: load_split(f"{kind}-pretrain").settings for kind in ("shapes", "digits")}
