@@ -2,8 +2,9 @@
 
 python benchmarks/stage2_gain.py [COMMAND] [--quick] [--json PATH] [--folder DIR] [--budget SECONDS] [--arms a,b] [--seeds 1,2] [--cpus 0,1]
 
-Commands: prepare (data, starting checkpoint), curve (scores along its training), check (which arms the product takes), run (arms), fresh (five more seeds of
-the best arm of each stage), table; without one: prepare, run, fresh, table. Everything that is finished is reused; a run that was stopped is repeated.
+Commands: prepare (data, starting checkpoint), curve (scores along its training), teacher (the starting checkpoint under teacher forcing), check (which arms
+the product takes), run (arms), fresh (five more seeds of the best arm of each stage), table; without one: prepare, run, fresh, table. Everything that is
+finished is reused; a run that was stopped is repeated.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from stage2_study.prepare import prepare_data, prepare_start, score_curve
 from stage2_study.runs import in_rounds, run_all, why_not
 from stage2_study.study import Study
 from stage2_study.tables import best_arm, figures, markdown, write_into
+from stage2_study.teacher import teacher_forced
 
-COMMANDS = ("prepare", "curve", "check", "run", "fresh", "table")
+COMMANDS = ("prepare", "curve", "teacher", "check", "run", "fresh", "table")
 QUICK_ARMS = ("s1_ce", "ab_025")
 
 
@@ -66,6 +68,8 @@ def execute(command: str, study: Study, arms: Sequence[Arm], seeds: Sequence[int
     elif command == "curve":
         for step, scores in score_curve(study).items():
             print(step, " ".join(f"{key} {value:.4f}" for key, value in scores.items() if isinstance(value, float)))
+    elif command == "teacher":
+        print(json.dumps(teacher_forced(study, study.start), indent=2))
     elif command == "check":
         for arm in arms:
             print(f"{arm.name:14} {why_not(study, arm) or 'ok'}")
