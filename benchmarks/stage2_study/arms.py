@@ -37,9 +37,10 @@ STAGE2: Settings = {
 """Cross-entropy stays on at coordinate slots in both channels: without it the mean of the distribution is fitted and its mode is left free."""
 
 NO_BOXES: Settings = {f"{_AB}.bbox_smoothl1_weight": 0.0, f"{_AB}.bbox_ciou_weight": 0.0}
-CONTRACT_B: Settings = {f"{_B}.prefix": "raw", f"{_B}.fn_position": "tail", f"{_B}.cut_out_of_sequence_keys": False, f"{_B}.cut_surplus": False}
+_REPAIRS = ("cut_out_of_sequence_keys", "cut_surplus", "renumber_keys")
+CONTRACT_B: Settings = {f"{_B}.prefix": "raw", f"{_B}.fn_position": "tail", **{f"{_B}.{name}": False for name in _REPAIRS}}
 """Channel B as first written down: the prefix as it was generated, missed objects at its end."""
-CLEAN_B: Settings = {f"{_B}.prefix": "clean", f"{_B}.fn_position": "sorted", f"{_B}.cut_out_of_sequence_keys": True, f"{_B}.cut_surplus": True}
+CLEAN_B: Settings = {f"{_B}.prefix": "clean", f"{_B}.fn_position": "sorted", **{f"{_B}.{name}": True for name in _REPAIRS}}
 """Channel B with every repair that a prototype asked for."""
 
 
@@ -90,6 +91,7 @@ LOOKS: tuple[Arm, ...] = (
     _stage2("ab_contract", "AB at 0.25, B in its first form, no coordinate loss", 0.25, 2, CONTRACT_B, {f"{_AB}.coord_ce_weight": 0.0}, seeds=LOOK_SEEDS),
     _stage2("ab_raw", "AB at 0.25, B in its first form", 0.25, 1, CONTRACT_B, seeds=LOOK_SEEDS),
     _stage2("ab_tail", "AB at 0.25, missed objects at the end", 0.25, 1, CLEAN_B, {f"{_B}.fn_position": "tail"}, seeds=LOOK_SEEDS),
+    _stage2("ab_ownkeys", "AB at 0.25, keys as the model wrote them", 0.25, 1, CLEAN_B, {f"{_B}.renumber_keys": False}, seeds=LOOK_SEEDS),
     _stage2("ab_keys", "AB at 0.25, key digits supervised", 0.25, 1, CLEAN_B, {f"{_B}.key_ce": "on"}, seeds=LOOK_SEEDS),
     _stage2("ab_noclosure", "AB at 0.25, closure off", 0.25, 1, CLEAN_B, {f"{_B}.closure_ce": "off"}, seeds=LOOK_SEEDS),
     _stage2("ab_pooled", "AB at 0.25, geometry pooled", 0.25, 1, CLEAN_B, {f"{_B}.geometry_reduction": "pooled"}, seeds=LOOK_SEEDS),
