@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -60,11 +60,24 @@ class PackBatch:
     extras: dict[str, Any]
     """`sample_ids`, `dataset_labels`, `dataset_segments`, `pack_num_samples`, `token_types`."""
     is_filler: bool = False
+    is_packed: bool = False
+    """One row of several samples (`PackedCollator`)."""
 
     def __post_init__(self) -> None:
         foreign = self.model_inputs.keys() - MODEL_INPUTS
         if foreign:
             raise BatchContractError(f"{sorted(foreign)} must not reach the model: put it into the extras of the batch")
+        if self.is_packed:
+            self._check_packed()
+
+    def _check_packed(self) -> None:
+        """The model tells samples of a row apart by positions that restart, in a fourth row of positions, and only when there is no mask: it fails silently."""
+        if "attention_mask" in self.model_inputs:
+            raise BatchContractError("a packed row must have no attention mask: with one, even of ones, samples see the samples before them")
+        positions, ids = self.model_inputs.get("position_ids"), self.model_inputs["input_ids"]
+        if positions is None or tuple(positions.shape) != (4, 1, ids.shape[1]):
+            found = None if positions is None else tuple(positions.shape)
+            raise BatchContractError(f"a packed row needs position_ids of shape (4, 1, {ids.shape[1]}), not {found}: with 3 rows samples see each other")
 
     def extra(self, name: str, *, reader: str) -> Any:
         """The extra `name`.
@@ -82,6 +95,22 @@ class PackBatch:
             return self
         supervision = Supervision(**{field.name: getattr(self.supervision, field.name).to(device) for field in fields(Supervision)})
         return replace(self, model_inputs={name: value.to(device) for name, value in self.model_inputs.items()}, supervision=supervision)
+
+
+class Collator(Protocol):
+    """Segments of one forward to tensors."""
+
+    def __call__(self, pack: Pack) -> PackBatch: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A segment and where it stands in the tensors of a forward."""
+
+    segment: Segment
+    row: int
+    start: int = 0
+    """Column of its first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +133,11 @@ class PaddedCollator:
         for segment in pack.segments:
             check_segment(segment, collator=type(self).__name__)
         width = max(segment.length for segment in pack.segments)
-        supervision, columns = _supervise(pack.segments, weight=0.0 if pack.is_filler else 1.0)
-        inputs = {**self._text_inputs(pack.segments, width), **_image_inputs(pack.segments), "logits_to_keep": columns}
-        return PackBatch(model_inputs=inputs, supervision=supervision, extras=_extras(pack.segments, width), is_filler=pack.is_filler)
+        placed = [Placed(segment, row) for row, segment in enumerate(pack.segments)]
+        supervision, columns = supervise(placed, weight=0.0 if pack.is_filler else 1.0)
+        inputs = {**self._text_inputs(pack.segments, width), **image_inputs(pack.segments), "logits_to_keep": columns}
+        extras = describe_samples(placed, shape=(len(placed), width))
+        return PackBatch(model_inputs=inputs, supervision=supervision, extras=extras, is_filler=pack.is_filler)
 
     def _text_inputs(self, segments: Sequence[Segment], width: int) -> dict[str, Tensor]:
         ids = np.full((len(segments), width), self.pad_token_id, dtype=np.int64)
@@ -125,7 +156,7 @@ class PaddedCollator:
         return inputs
 
 
-def collate_packs(packs: Sequence[Pack], collator: PaddedCollator) -> tuple[PackBatch, ...]:
+def collate_packs(packs: Sequence[Pack], collator: Collator) -> tuple[PackBatch, ...]:
     """The batches of one optimizer step on one rank, in order."""
     return tuple(collator(pack) for pack in packs)
 
@@ -142,15 +173,20 @@ def check_segment(segment: Segment, *, collator: str) -> None:
             )
 
 
-def _supervise(segments: Sequence[Segment], *, weight: float) -> tuple[Supervision, Tensor]:
+def supervise(placed: Sequence[Placed], *, weight: float) -> tuple[Supervision, Tensor]:
     """(supervision, columns of the logits to keep, ascending). The token at position p is predicted by column p - 1."""
+    segments = [item.segment for item in placed]
+    # the first token of a segment is predicted by nothing: in a packed row the column before it belongs to another sample
     text = [np.flatnonzero(segment.ce_weight[1:] > 0) for segment in segments]
     coord = [np.array([p - 1 for slot in segment.slots for p in slot.positions], dtype=np.int64) for segment in segments]
+    starts = np.array([item.start for item in placed])
+    used = [start + part for parts in (text, coord) for start, part in zip(starts, parts, strict=True)]
     # a batch without any supervision still needs a row that anchors the graph
-    columns = np.unique(np.concatenate((*text, *coord))) if any(len(part) for part in (*text, *coord)) else np.zeros(1, dtype=np.int64)
+    columns = np.unique(np.concatenate(used)) if any(len(part) for part in used) else np.zeros(1, dtype=np.int64)
 
     def rows(parts: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.concatenate([row * len(columns) + np.searchsorted(columns, part) for row, part in enumerate(parts)]).astype(np.int64))
+        flat = [item.row * len(columns) + np.searchsorted(columns, item.start + part) for item, part in zip(placed, parts, strict=True)]
+        return torch.from_numpy(np.concatenate(flat).astype(np.int64))
 
     def gather(values: Sequence[np.ndarray], dtype: type[np.generic]) -> Tensor:
         return torch.from_numpy(np.concatenate([value[part + 1] for value, part in zip(values, text, strict=True)]).astype(dtype))
@@ -168,7 +204,8 @@ def _supervise(segments: Sequence[Segment], *, weight: float) -> tuple[Supervisi
     return supervision, torch.from_numpy(columns.astype(np.int64))
 
 
-def _image_inputs(segments: Sequence[Segment]) -> dict[str, Tensor]:
+def image_inputs(segments: Sequence[Segment]) -> dict[str, Tensor]:
+    """The images of all segments, in order."""
     images = [image for segment in segments for image in segment.images]
     if not images:
         return {}
@@ -176,14 +213,16 @@ def _image_inputs(segments: Sequence[Segment]) -> dict[str, Tensor]:
     return {"pixel_values": pixels, "image_grid_thw": torch.tensor([image.grid_thw for image in images], dtype=torch.long)}
 
 
-def _extras(segments: Sequence[Segment], width: int) -> dict[str, Any]:
-    types = np.full((len(segments), width), -1, dtype=np.int8)
-    for row, segment in enumerate(segments):
-        types[row, : segment.length] = np.where(segment.roles < 0, -1, _TYPE_OF_ROLE[segment.roles])
+def describe_samples(placed: Sequence[Placed], *, shape: tuple[int, int]) -> dict[str, Any]:
+    """The extras of a forward whose ids have this shape: who stands where, and of which type each token is (-1: prompt or padding)."""
+    types = np.full(shape, -1, dtype=np.int8)
+    for item in placed:
+        roles = item.segment.roles
+        types[item.row, item.start : item.start + item.segment.length] = np.where(roles < 0, -1, _TYPE_OF_ROLE[roles])
     return {
-        "sample_ids": tuple(segment.sample_id for segment in segments),
-        "dataset_labels": tuple(segment.dataset for segment in segments),
-        "dataset_segments": tuple((row, 0, segment.length) for row, segment in enumerate(segments)),
-        "pack_num_samples": len(segments),
+        "sample_ids": tuple(item.segment.sample_id for item in placed),
+        "dataset_labels": tuple(item.segment.dataset for item in placed),
+        "dataset_segments": tuple((item.row, item.start, item.start + item.segment.length) for item in placed),
+        "pack_num_samples": len(placed),
         "token_types": types,
     }

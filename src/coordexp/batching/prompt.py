@@ -92,6 +92,12 @@ class PromptEncoder:
         patches = int(self._processor.image_processor.get_number_of_image_patches(height, width))
         return len(ids) - 1 + patches // self.merge_size**2
 
+    def describe(self) -> str:
+        """What decides the number of tokens of prompts, images and answers: tokenizer, chat template and image settings, as text."""
+        tokenizer = self._processor.tokenizer
+        template = getattr(self._processor, "chat_template", None) or tokenizer.chat_template
+        return "\n".join((tokenizer.backend_tokenizer.to_str(), str(template), self._processor.image_processor.to_json_string()))
+
     def _template(self, prompt: Prompt) -> tuple[str, IntArray, int]:
         """(text, ids, position of the only image placeholder)."""
         known = self._templates.get(prompt)

@@ -16,6 +16,14 @@ from coordexp.types.errors import CheckpointError
 class AddedTokenLike(Protocol):
     @property
     def content(self) -> str: ...
+    @property
+    def lstrip(self) -> bool: ...
+    @property
+    def rstrip(self) -> bool: ...
+    @property
+    def single_word(self) -> bool: ...
+    @property
+    def normalized(self) -> bool: ...
 
 
 class EncodingLike(Protocol):
@@ -130,6 +138,12 @@ class TextTokenizer:
         if kept and b"".join(self.piece(token_id) for token_id in ids) == kept:
             return ids
         return tuple(self._id_of_byte(byte) for byte in kept)
+
+    def splits_at(self, token_ids: Sequence[int]) -> bool:
+        """Are these added tokens that take nothing of the text around them, so that the texts before and after are tokenized each for itself?"""
+        added = self._backend.get_added_tokens_decoder()
+        tokens = [added.get(token_id) for token_id in token_ids]
+        return all(token is not None and not (token.lstrip or token.rstrip or token.single_word or token.normalized) for token in tokens)
 
     def pieces(self, token_ids: Sequence[int]) -> list[bytes]:
         return [self.piece(token_id) for token_id in token_ids]

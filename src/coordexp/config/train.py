@@ -75,6 +75,9 @@ class DataSection(Section):
     """The category list in the prompt."""
     geometry_kinds: tuple[Literal["bbox_2d", "poly"], ...] = ("bbox_2d",)
     """Kinds of geometry that the prompt asks for and the data may hold."""
+    streaming: Switch = False
+    """Read training records from the file as they are needed, in place of keeping and checking all of them before the first step: for files of millions of
+    records. A record that is wrong stops the training when its turn comes."""
 
 
 class CoordTokensSection(Section):
@@ -199,10 +202,22 @@ class TrainConfig(FileSection):
         if losses.enabled and not any((losses.soft_ce_weight, losses.w1_weight, losses.ce_weight, losses.gate_weight)):
             yield KeyProblem("custom.coord_soft_ce_w1", "all weights are 0", "give one of them a weight, or set enabled: false")
         yield from self._tuner_problems()
-        if self.training.packing and self.global_max_length is None:
-            yield KeyProblem("global_max_length", "is required when training.packing is true", "set the row length in tokens")
+        yield from self._packing_problems()
         if custom.trainer_variant == "stage2_ab_training" and self.stage2_ab is None:
             yield KeyProblem("stage2_ab", "is required by custom.trainer_variant: stage2_ab_training", "add the section with schedule.b_ratio")
+
+    def _packing_problems(self) -> Iterator[KeyProblem]:
+        training = self.training
+        for name, size in (("packing", "per_device_train_batch_size"), ("eval_packing", "per_device_eval_batch_size")):
+            if not getattr(training, name):
+                continue
+            if self.global_max_length is None:
+                yield KeyProblem("global_max_length", f"is required when training.{name} is true", "set the row length in tokens")
+            if getattr(training, size) != 1:
+                yield KeyProblem(f"training.{size}", f"is {getattr(training, size)}: with training.{name} a forward is one row", "set it to 1 or remove it")
+        if self.data.streaming and training.packing and training.max_steps <= 0:
+            what = "is required: how many rows a streamed set makes is not known before"
+            yield KeyProblem("training.max_steps", what, "set it, or remove data.streaming")
 
     @property
     def selects_by_detection(self) -> bool:

@@ -73,7 +73,7 @@ class TrainingSection(Section):
     gradient_accumulation_steps: Positive | None = None
     """Derived from `effective_batch_size` when that is given; else 1."""
     effective_batch_size: Positive | None = None
-    """Samples of one optimizer step over all devices; accumulation is derived (rounded up) and logged."""
+    """Samples (with `packing`: rows) of one optimizer step over all devices; accumulation is derived (rounded up) and logged."""
     lr_scheduler_type: Text = "cosine"
     """A schedule of transformers."""
     warmup_steps: NonNegative = 0
@@ -110,15 +110,17 @@ class TrainingSection(Section):
     """TensorBoard events; absent: `runs` inside the run folder."""
 
     packing: Switch = False
-    """Join samples into rows of `global_max_length`, without attention between them."""
-    packing_buffer: Positive = 256
-    """Samples that the packer looks at together."""
+    """Join whole samples into rows of at most `global_max_length` tokens, without padding and without attention between them. A forward is one row, and an
+    optimizer step `effective_batch_size` rows. Rows are planned anew for each epoch, from the lengths of all samples and the seed."""
+    packing_buffer: Positive | None = None
+    """Samples that the packer looks at together, in their shuffled order. absent: the whole epoch, and 1024 with `data.streaming`."""
     packing_min_fill_ratio: Share = 0.6
-    """Rows filled less wait for more samples."""
+    """With `packing_buffer` or `data.streaming`: rows filled less wait for later samples, until the buffer holds nothing that fills a row better. With
+    `packing_drop_last`: see there."""
     packing_drop_last: Switch = False
-    """Leave out the last row of an epoch when it is not filled."""
+    """Plan an epoch with one row less when its least filled row holds less than `packing_min_fill_ratio`: other samples are left out in each epoch."""
     eval_packing: Switch = False
-    """Pack in evaluation too."""
+    """Pack in evaluation too: the whole validation set at once, every sample."""
     optimizer: Literal["multimodal"] | None = None
     """`multimodal`: learning rates by part of the model. Absent: the optimizer that `optim` names."""
     vit_lr: PositiveNumber | None = None

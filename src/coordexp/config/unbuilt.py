@@ -16,7 +16,7 @@ from coordexp.config.yaml_source import Value
 
 @dataclass(frozen=True, slots=True)
 class Unbuilt:
-    """Example: `Unbuilt("training.packing", (False,), "packing of several samples into one row", True)`"""
+    """Example: `Unbuilt("tuner.use_dora", (False,), "training with DoRA", True)`"""
 
     key: str
     supported: tuple[Value, ...]
@@ -78,8 +78,7 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("rollout_matching", (None,), "training on the model's own rollouts (Stage-2)", {"max_new_tokens": 128}),
     Unbuilt("custom.extra.rollout_matching", (None,), "training on the model's own rollouts (Stage-2)", {"max_new_tokens": 128}),
     Unbuilt("custom.fusion_config", (None,), "mixing several data sets", "fusion.yaml"),
-    Unbuilt("training.packing", (False,), "packing of several samples into one row", True),
-    Unbuilt("training.eval_packing", (False,), "packing of several samples into one row", True),
+    Unbuilt("data.streaming", (False,), "reading records as they are needed", True),
     Unbuilt("training.deepspeed", (None,), "DeepSpeed (it steps its engine inside every backward: wrong with several packs a step)", "zero2.json"),
     Unbuilt("training.fsdp", (None, ""), "FSDP", "full_shard"),
 )

@@ -12,12 +12,11 @@ from accelerate.utils import broadcast_object_list
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils.logging import disable_progress_bar
 
-from coordexp.batching.collate import PaddedCollator
 from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
 from coordexp.models.export import save_checkpoint
-from coordexp.models.load import LoadedModel
 from coordexp.recipes.stage1_data import data_seed
+from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, build_pack_maker, describe_packing, packing_facts
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, loss_weights, prepare_stage1
 from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_adapter, write_final
 from coordexp.training import run_folder
@@ -28,7 +27,7 @@ from coordexp.training.metadata import RunFacts, add_resume, write_metadata
 from coordexp.training.objective import Stage1Objective
 from coordexp.training.run_log import RunLog
 from coordexp.training.selection import EarlyStop, SaveDelay
-from coordexp.training.step_loader import EvalPackList, StepLoader
+from coordexp.training.step_loader import StepLoader
 from coordexp.training.trainer import StepTrainer
 from coordexp.types.files import file_sha256
 from coordexp.types.progress import NoProgress, Progress
@@ -66,9 +65,6 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
 def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, progress: Progress, process: PartialState) -> tuple[StepTrainer, StepLoader]:
     """The trainer with everything it calls, and its loader, which the caller closes."""
     training, model = config.training, parts.loaded_model
-    collator = PaddedCollator(
-        pad_token_id=_pad_token(model), image_token_id=int(model.model.config.image_token_id), merge_size=int(model.processor.image_processor.merge_size)
-    )
     callbacks: list[Any] = [
         EpochCallback(parts.schedule.steps_per_epoch),
         CpuClockCallback(training.max_cpu_seconds),
@@ -88,7 +84,7 @@ def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, prog
         args=build_arguments(training.hf_arguments(), run_folder=folder, needs_metric=training.early_stopping_patience is not None),
         objective=Stage1Objective(model.coord_vocab.ids, weights=loss_weights(config), by_token_type=config.custom.token_type_metrics.enabled),
         write_model=checkpoint_writer(model, parts.tuned),
-        eval_packs=None if parts.val is None else EvalPackList(parts.val, collator=collator, per_pack=training.per_device_eval_batch_size, **ranks),
+        eval_packs=build_eval_packs(config, model, parts.val, parts.evaluation, **ranks),
         detect=None if parts.val is None else detection_eval(config, model, parts.val, say=progress.say, **ranks),
         part_rates=part_rates(config),
         callbacks=callbacks,
@@ -97,10 +93,11 @@ def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, prog
     loader = StepLoader(
         parts.train,
         schedule=parts.schedule,
-        collator=collator,
-        per_pack=parts.shape.per_pack,
+        collator=build_collator(config, model, is_packed=training.packing),
+        make_packs=build_pack_maker(config, parts.shape),
         current_step=lambda: trainer.next_step,
         num_threads=max(1, training.dataloader_num_workers),
+        say=progress.say,
         **ranks,
     )
     trainer.loader = loader
@@ -129,11 +126,14 @@ def _open_run_folder(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: S
     folder = run_folder.create_run_folder(training.output_dir, training.run_name)
     write_metadata(folder / run_folder.METADATA_NAME, facts)
     shape, trainable = parts.shape, parts.tuned.num_trainable
+    unit = "rows" if training.packing else "samples"
     progress.say(f"run folder: {folder}")
     progress.say(
-        f"{parts.num_steps} steps of {shape.samples_per_step} samples ({shape.packs_per_step} forwards of {shape.per_pack} on {world_size} device"
+        f"{parts.num_steps} steps of {shape.samples_per_step} {unit} ({shape.packs_per_step} forwards of {shape.per_pack} on {world_size} device"
         f"{'s' if world_size > 1 else ''}), {len(parts.train)} records, {trainable / 1e6:.2f} M trainable parameters"
     )
+    for sentence in describe_packing(parts.schedule, parts.evaluation):
+        progress.say(sentence)
     return folder
 
 
@@ -158,6 +158,7 @@ def _facts(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[st
             "steps": parts.num_steps,
             "steps_per_epoch": parts.schedule.steps_per_epoch,
         },
+        "packing": packing_facts(parts.schedule, parts.evaluation),
     }
     return RunFacts(
         config_path=loaded.path,
@@ -193,9 +194,3 @@ def _write_final(trainer: StepTrainer, config: TrainConfig, parts: Stage1Parts, 
     if parts.tuned.adapter is None:
         return save_checkpoint(parts.loaded_model, final)
     return write_final(write_adapter(parts.tuned.adapter, folder / ADAPTER_NAME), final, config=config, progress=progress)
-
-
-def _pad_token(model: LoadedModel) -> int:
-    """Any id will do: padding is masked and predicts nothing."""
-    pad = model.tokenizer.pad_token_id
-    return 0 if pad is None else int(pad)  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,7 @@ from coordexp.generation.hf import HfBackend
 from coordexp.losses.coordinates import CoordLossWeights
 from coordexp.models.load import LoadedModel, load_model
 from coordexp.recipes.stage1_data import build_source, data_seed, extra_setting, read_split
+from coordexp.recipes.stage1_packing import EvalForwards, build_schedule, check_source, plan_evaluation
 from coordexp.recipes.stage1_tuner import Tuned, tune_model
 from coordexp.training import run_folder
 from coordexp.training.arguments import BatchShape, build_arguments, derive_batch_shape
@@ -21,7 +22,7 @@ from coordexp.training.checkpoints import check_free_space
 from coordexp.training.detection import DetectionEval, spread
 from coordexp.training.precision import check_precision
 from coordexp.training.samples import SegmentSource
-from coordexp.training.step_loader import StepSchedule
+from coordexp.training.schedules import Schedule
 from coordexp.types.errors import DataError
 from coordexp.types.progress import Progress
 
@@ -37,7 +38,8 @@ class Stage1Parts:
     tuned: Tuned
     train: SegmentSource
     val: SegmentSource | None
-    schedule: StepSchedule
+    schedule: Schedule
+    evaluation: EvalForwards | None
     shape: BatchShape
     num_steps: int
     resume: Path | None
@@ -69,16 +71,18 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
     labels = sorted({item.desc for record in train_records for item in record.objects})
     train = build_source(config, model, train_records, config.custom.train_jsonl, labels, is_training=True)
     val = None if val_records is None else build_source(config, model, val_records, config.custom.val_jsonl, labels)
-    train.check(name="training data", progress=progress)
+    drop_last = bool(extra_setting(config, "dataloader_drop_last", False))
+    lengths = check_source(config, train, name="training data", progress=progress)
+    schedule = build_schedule(config, train, shape, lengths=lengths, seed=data_seed(config), drop_last=drop_last)
+    evaluation = None
     if val is not None:
-        val.check(name="validation data", progress=progress)
+        lengths = check_source(config, val, name="validation data", progress=progress)
+        evaluation = plan_evaluation(config, val, lengths=lengths, seed=data_seed(config), world_size=world_size)
         _check_detection_sample(config, val)
     if training.save_strategy != "no":
         check_free_space(training.output_dir, _BYTES_PER_PARAMETER * tuned.num_saved)
-    drop_last = bool(extra_setting(config, "dataloader_drop_last", False))
-    schedule = StepSchedule(num_samples=len(train), samples_per_step=shape.samples_per_step, seed=data_seed(config), drop_last=drop_last)
     num_steps = training.max_steps if training.max_steps > 0 else math.ceil((training.num_train_epochs or 0) * schedule.steps_per_epoch)
-    return Stage1Parts(model, tuned, train, val, schedule, shape, num_steps, resume)
+    return Stage1Parts(model, tuned, train, val, schedule, evaluation, shape, num_steps, resume)
 
 
 def _check_detection_sample(config: TrainConfig, val: SegmentSource) -> None:

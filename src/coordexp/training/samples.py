@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import msgspec
 from PIL import Image
 
+from coordexp import __version__
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.batching.segments import Truncation, join_segment
 from coordexp.codec.coord_tokens import CoordVocabulary
 from coordexp.codec.prompts import CoordMode, FieldOrder, Ordering, Prompt, PromptSpec, build_prompt
 from coordexp.codec.serialize import order_objects
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
+from coordexp.codec.token_count import AnswerLengths
 from coordexp.data.augmentation import Augmentation, augment
 from coordexp.data.images import load_image, read_image_size
 from coordexp.data.paths import resolve_image
+from coordexp.geometry.bins import MAX_BIN
 from coordexp.rollout.samples import RolloutTask
 from coordexp.targets.ground_truth import ground_truth_target
 from coordexp.types.errors import DataError
@@ -30,6 +34,15 @@ from coordexp.types.sequences import ImageInputs, PromptInputs, Segment, TargetS
 PromptLabels: TypeAlias = Literal["none", "all", "gt", "gt+negatives"]
 
 DEFAULT_CACHE_BYTES = 512 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class SampleLength:
+    """Tokens of a sample, before anything is cut."""
+
+    prompt: int
+    """With the image."""
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +66,12 @@ class SampleSettings:
     @property
     def is_static(self) -> bool:
         """The same segment in every epoch."""
-        return self.ordering == "sorted" and self.prompt_labels != "gt+negatives" and self.augmentation is None
+        return self.has_static_length and self.augmentation is None
+
+    @property
+    def has_static_length(self) -> bool:
+        """The same measured length in every epoch."""
+        return self.ordering == "sorted" and self.prompt_labels != "gt+negatives"
 
 
 class SegmentSource:
@@ -85,6 +103,7 @@ class SegmentSource:
         self._encoder = encoder
         self._tokenizer = TextTokenizer.of(tokenizer)
         self._coord_vocab = coord_vocab
+        self._answers = AnswerLengths(self._tokenizer, coord_vocab=coord_vocab, field_order=settings.field_order, coord_mode=settings.coord_mode)
         self._settings = settings
         self._labels = tuple(sorted(set(labels)))
         self._free_bytes = cache_bytes
@@ -123,19 +142,19 @@ class SegmentSource:
         Raises:
             DataError: its image is missing or corrupt.
         """
-        record = self.records[index]
+        record = shown = self.records[index]
         try:
             if self._settings.augmentation is None:
                 image = self._image(index, record)
             else:
-                picture, record = self._augmented(record, epoch)
+                picture, shown = self._augmented(record, epoch)
                 image = self._encoder.encode_image(picture)
         except DataError as error:
             raise error if error.where else DataError(error.what, where=record.id, fix=error.fix) from error
         return RolloutTask(
             sample_id=record.id,
-            prompt=self._encoder.assemble(self.prompt(record, epoch=epoch), image),
-            objects=tuple(self._ordered(record, epoch)),
+            prompt=self._encoder.assemble(self.prompt(record, epoch=epoch, shown=shown), image),
+            objects=self._ordered(shown, epoch),
             dataset=record.dataset,
             index=index,
             epoch=epoch,
@@ -165,15 +184,15 @@ class SegmentSource:
             truncation=settings.truncation,
         )
 
-    def prompt(self, record: Record, *, epoch: int) -> Prompt:
-        """The prompt that the record gets in `epoch`."""
+    def prompt(self, record: Record, *, epoch: int, shown: Record | None = None) -> Prompt:
+        """The prompt that the record gets in `epoch`; `shown` is what augmentation left of it."""
         settings = self._settings
-        labels = self._prompt_labels(record, epoch)
+        labels = self._prompt_labels(record, epoch, shown or record)
         return build_prompt(
             PromptSpec(ordering=settings.ordering, field_order=settings.field_order, coord_mode=settings.coord_mode, kinds=settings.kinds, labels=labels)
         )
 
-    def _prompt_labels(self, record: Record, epoch: int) -> tuple[str, ...] | None:
+    def _prompt_labels(self, record: Record, epoch: int, shown: Record) -> tuple[str, ...] | None:
         if record.prompt_labels is not None:
             return record.prompt_labels
         mode = self._settings.prompt_labels
@@ -181,16 +200,18 @@ class SegmentSource:
             return None
         if mode == "all":
             return self._labels
-        present = {item.desc for item in record.objects}
+        listed = {item.desc for item in shown.objects}
         if mode == "gt+negatives":
+            # drawn for the whole record: what augmentation cut away must not turn into a category that is not there
+            present = {item.desc for item in record.objects}
             absent = [label for label in self._labels if label not in present]
             generator = random.Random(sample_seed(self._settings.seed, epoch, f"labels:{record.id}"))
-            present |= set(generator.sample(absent, min(len(absent), max(1, len(present)))))
-        return tuple(sorted(present))
+            listed |= set(generator.sample(absent, min(len(absent), max(1, len(present)))))
+        return tuple(sorted(listed))
 
-    def _ordered(self, record: Record, epoch: int) -> Sequence[DetObject]:
-        settings = self._settings
-        return order_objects(record.objects, ordering=settings.ordering, seed=sample_seed(settings.seed, epoch, record.id))
+    def _ordered(self, record: Record, epoch: int) -> tuple[DetObject, ...]:
+        """The objects in the order in which they are written."""
+        return order_objects(record.objects, ordering=self._settings.ordering, seed=sample_seed(self._settings.seed, epoch, record.id))
 
     def _target(self, objects: Sequence[DetObject]) -> TargetSequence:
         settings = self._settings
@@ -212,18 +233,68 @@ class SegmentSource:
     def _load(self, record: Record) -> Image.Image:
         return load_image(resolve_image(self._root, record.image, where=record.id), where=record.id)
 
-    def check(self, *, name: str, progress: Progress | None = None) -> None:
+    @property
+    def settings(self) -> SampleSettings:
+        return self._settings
+
+    def measure(self, index: int, *, epoch: int) -> SampleLength:
+        """How long `encode(index, epoch=epoch)` would be without a limit, by the same encoder and without looking at the image. With augmentation, which can
+        only take objects away, the most that it can be.
+        """
+        record = self.records[index]
+        objects = self._ordered(record, epoch)
+        if self._settings.augmentation is not None and self._settings.coord_mode == "text":
+            objects = tuple(replace(item, points=(MAX_BIN,) * len(item.points)) for item in objects)
+        num_prompt = self._encoder.num_prompt_tokens(self.prompt(record, epoch=epoch), width=record.width, height=record.height)
+        return SampleLength(prompt=num_prompt, total=num_prompt + self._answers.count(objects))
+
+    def check_length(self, index: int, length: SampleLength) -> None:
+        """Raises DataError when the sample does not fit and may not, or cannot, be cut."""
+        limit = self._settings.max_length
+        if limit is None or length.total <= limit or (self._settings.truncation == "right" and length.prompt < limit):
+            return
+        what = f"the sample has {length.total} tokens ({length.prompt} of them prompt and image), more than global_max_length {limit}"
+        raise DataError(what, where=self.records[index].id, fix="raise global_max_length, use smaller images, or take the sample out")
+
+    def row_length(self, index: int, *, epoch: int) -> int:
+        """Tokens of `encode(index, epoch=epoch)`, cut where that is allowed.
+
+        Raises:
+            DataError: it does not fit and may not, or cannot, be cut.
+        """
+        length, limit = self.measure(index, epoch=epoch), self._settings.max_length
+        self.check_length(index, length)
+        return length.total if limit is None else min(length.total, limit)
+
+    def content_digest(self) -> str:
+        """Names everything that decides lengths: records, prompts, tokenizer, and the settings that have a say."""
+        own = self._settings
+        decisive = (own.ordering, own.field_order, own.coord_mode, own.kinds, own.prompt_labels, own.augmentation is not None)
+        seed = None if own.has_static_length else own.seed
+        digest = hashlib.sha256(f"{__version__}\n{decisive}\n{seed}\n{self._labels}\n".encode())
+        digest.update(self._encoder.describe().encode())
+        encoder = msgspec.msgpack.Encoder()
+        for record in self.records:
+            digest.update(encoder.encode(record))
+        return digest.hexdigest()
+
+    def check(self, *, name: str, progress: Progress | None = None, lengths: Callable[[int], SampleLength] | None = None) -> None:
         """Look at every record and image header, so that nothing is found wrong hours later. Pixels are decoded only in training.
+
+        Args:
+            name: of the set, on the progress display.
+            progress: where the work is shown.
+            lengths: of each sample in the first epoch, when they were measured already.
 
         Raises:
             DataError: a missing image, one of another size than its record says or outside the pixel limits, a kind of geometry that was not asked
                 for, or (with a length limit) a sample that is too long.
         """
-        for record in (progress or NoProgress()).track(self.records, f"check {name}", total=len(self.records)):
+        for index, record in enumerate((progress or NoProgress()).track(self.records, f"check {name}", total=len(self.records))):
             self._check_image(record)
             self._check_objects(record)
-            if self._settings.max_length is not None and self._settings.truncation == "raise":
-                self._check_length(record)
+            if self._settings.max_length is not None:
+                self.check_length(index, self.measure(index, epoch=0) if lengths is None else lengths(index))
 
     def _check_image(self, record: Record) -> None:
         path = resolve_image(self._root, record.image, where=record.id)
@@ -242,14 +313,6 @@ class SegmentSource:
             if item.kind not in self._settings.kinds:
                 what = f"the geometry is {item.kind}, and data.geometry_kinds asks for {', '.join(self._settings.kinds)}"
                 raise DataError(what, where=f"{record.id}: objects[{number}]", fix="add the kind to data.geometry_kinds, or filter the data")
-
-    def _check_length(self, record: Record) -> None:
-        prompt = self.prompt(record, epoch=0)
-        num_prompt = self._encoder.num_prompt_tokens(prompt, width=record.width, height=record.height)
-        length = num_prompt + len(self._target(self._ordered(record, 0)).token_ids)
-        if length > (self._settings.max_length or length):
-            what = f"the sample has {length} tokens ({num_prompt} of them prompt and image), more than global_max_length {self._settings.max_length}"
-            raise DataError(what, where=record.id, fix="raise global_max_length, use smaller images, or take the sample out")
 
 
 def sample_seed(seed: int, epoch: int, name: str) -> int:

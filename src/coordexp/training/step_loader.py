@@ -1,4 +1,4 @@
-"""What each optimizer step trains on: a function of (seed, step, rank), so that a resumed run sees exactly what the straight run would have seen.
+"""What each optimizer step trains on, as tensors: a function of (seed, step, rank), so that a resumed run sees exactly what the straight run would have seen.
 
 The next steps are prepared by threads while the current one trains. Timing decides only when something is ready, never what it is.
 """
@@ -9,14 +9,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from coordexp.batching.collate import PackBatch, PaddedCollator, collate_packs
-from coordexp.batching.plan import plan_padded
-from coordexp.types.sequences import Segment
+from coordexp.batching.collate import Collator, PackBatch, collate_packs
+from coordexp.batching.plan import plan_padded, plan_single_rows
+from coordexp.training.schedules import Group, Schedule
+from coordexp.types.sequences import Pack, Segment
 
 _PREFETCH_STEPS = 2
 
@@ -29,37 +27,37 @@ class Source(Protocol):
     def encode(self, index: int, *, epoch: int) -> Segment: ...
 
 
-@dataclass(frozen=True, slots=True)
-class StepSchedule:
-    """Which samples an optimizer step sees. Each epoch visits every sample once, in an order that depends on seed and epoch alone.
+class PackMaker(Protocol):
+    """How the groups of a step on one rank become packs: `PaddedPacks` or `PackedRows`."""
 
-    Example: `StepSchedule(num_samples=100, samples_per_step=16, seed=1).steps_per_epoch == 7` (the last step has 4 samples; 6 with `drop_last`)
-    """
+    def num_packs(self, num_groups: int) -> int: ...
 
-    num_samples: int
-    samples_per_step: int
-    """Over all ranks."""
-    seed: int
-    drop_last: bool = False
+    def __call__(self, groups: Sequence[Sequence[Segment]], *, num_packs: int, donor: Segment | None) -> tuple[Pack, ...]:
+        """Exactly `num_packs` packs; `donor` is what filler packs repeat when there are no groups."""
+        ...
 
-    def __post_init__(self) -> None:
-        if self.num_samples < 1 or self.samples_per_step < 1:
-            raise ValueError(f"nothing to train on: {self.num_samples} samples, {self.samples_per_step} a step")
 
-    @property
-    def steps_per_epoch(self) -> int:
-        full, rest = divmod(self.num_samples, self.samples_per_step)
-        # a set smaller than one step is one step
-        return max(1, full if self.drop_last or not rest else full + 1)
+class PaddedPacks:
+    """Packs of at most `per_pack` samples, to be padded to their longest."""
 
-    def epoch_of(self, step: int) -> int:
-        return step // self.steps_per_epoch
+    def __init__(self, per_pack: int) -> None:
+        self._per_pack = per_pack
 
-    def indices(self, step: int) -> np.ndarray:
-        """Sample indices of 0-based optimizer step `step`, for all ranks together: rank r of w takes every w-th, from r."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
-        return order[position * self.samples_per_step : (position + 1) * self.samples_per_step]
+    def num_packs(self, num_groups: int) -> int:
+        return math.ceil(num_groups / self._per_pack)
+
+    def __call__(self, groups: Sequence[Sequence[Segment]], *, num_packs: int, donor: Segment | None) -> tuple[Pack, ...]:
+        return plan_padded([segment for group in groups for segment in group], per_pack=self._per_pack, num_packs=num_packs, donor=donor)
+
+
+class PackedRows:
+    """Each group is a pack: a row that was planned."""
+
+    def num_packs(self, num_groups: int) -> int:
+        return num_groups
+
+    def __call__(self, groups: Sequence[Sequence[Segment]], *, num_packs: int, donor: Segment | None) -> tuple[Pack, ...]:
+        return plan_single_rows(groups, num_packs=num_packs, donor=donor)
 
 
 class StepLoader:
@@ -73,20 +71,22 @@ class StepLoader:
         self,
         source: Source,
         *,
-        schedule: StepSchedule,
-        collator: PaddedCollator,
-        per_pack: int,
+        schedule: Schedule,
+        collator: Collator,
+        make_packs: PackMaker,
         current_step: Callable[[], int],
         rank: int = 0,
         world_size: int = 1,
         num_threads: int = 1,
+        say: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.dataset = source
         self.schedule = schedule
         self._collator = collator
-        self._per_pack = per_pack
+        self._make_packs = make_packs
         self._current_step = current_step
         self._rank, self._world_size = rank, world_size
+        self._say = say
         self._encoders = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="encode") if num_threads > 1 else None
         self._planner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plan")
 
@@ -96,12 +96,14 @@ class StepLoader:
     @property
     def packs_per_step(self) -> int:
         """Forwards of a full step on each rank."""
-        per_rank = math.ceil(self.schedule.samples_per_step / self._world_size)
-        return math.ceil(per_rank / self._per_pack)
+        return self._make_packs.num_packs(math.ceil(self.schedule.groups_per_step / self._world_size))
 
     def __iter__(self) -> Iterator[tuple[PackBatch, ...]]:
         step = self._current_step()
-        end = (self.schedule.epoch_of(step) + 1) * len(self)
+        epoch = self.schedule.epoch_of(step)
+        end = (epoch + 1) * len(self)
+        if description := self.schedule.describe(epoch):
+            self._say(description)
         pending: deque[Future[tuple[PackBatch, ...]]] = deque()
         upcoming = iter(range(step, end))
         try:
@@ -119,18 +121,18 @@ class StepLoader:
         Raises:
             DataError: a record that cannot be encoded; names it.
         """
-        epoch, everyone = self.schedule.epoch_of(step), self.schedule.indices(step)
-        mine = everyone[self._rank :: self._world_size]
+        everyone = self.schedule.groups(step)
+        mine = self._encode(everyone[self._rank :: self._world_size])
         most = math.ceil(len(everyone) / self._world_size)
-        segments = self._encode(mine.tolist(), epoch)
         # a rank that has nothing left repeats the first sample of the step, with weight 0
-        donor = None if segments else self.dataset.encode(int(everyone[0]), epoch=epoch)
-        packs = plan_padded(segments, per_pack=self._per_pack, num_packs=math.ceil(most / self._per_pack), donor=donor)
-        return collate_packs(packs, self._collator)
+        donor = None if mine else self.dataset.encode(everyone[0].samples[0], epoch=everyone[0].epoch)
+        return collate_packs(self._make_packs(mine, num_packs=self._make_packs.num_packs(most), donor=donor), self._collator)
 
-    def _encode(self, indices: Sequence[int], epoch: int) -> list[Segment]:
+    def _encode(self, groups: Sequence[Group]) -> list[list[Segment]]:
         run = self._encoders.map if self._encoders is not None else map
-        return list(run(lambda index: self.dataset.encode(index, epoch=epoch), indices))
+        wanted = [(sample, group.epoch) for group in groups for sample in group.samples]
+        segments = iter(list(run(lambda item: self.dataset.encode(item[0], epoch=item[1]), wanted)))
+        return [[next(segments) for _ in group.samples] for group in groups]
 
     def close(self) -> None:
         """End the threads; what was not started is dropped."""
@@ -140,22 +142,34 @@ class StepLoader:
 
 
 class EvalPackList:
-    """The evaluation set of one rank in packs, in file order; every rank yields equally many. Encoded as it is read, kept as far as the source keeps it."""
+    """The evaluation set of one rank in packs; every rank yields equally many. Encoded as it is read, kept as far as the source keeps it."""
 
-    def __init__(self, source: Source, *, collator: PaddedCollator, per_pack: int, rank: int = 0, world_size: int = 1) -> None:
-        if len(source) < 1:
+    def __init__(self, source: Source, *, groups: Sequence[Sequence[int]], collator: Collator, rank: int = 0, world_size: int = 1) -> None:
+        """`groups` are the samples of each forward, over all ranks: rank r of w takes every w-th, from r."""
+        if not groups:
             raise ValueError("nothing to evaluate on")
         self._source = source
+        self._groups = groups
         self._collator = collator
-        self._per_pack = per_pack
         self._rank, self._world_size = rank, world_size
 
     def __len__(self) -> int:
-        return math.ceil(math.ceil(len(self._source) / self._world_size) / self._per_pack)
+        return math.ceil(len(self._groups) / self._world_size)
 
     def __iter__(self) -> Iterator[PackBatch]:
-        mine = list(range(len(self._source)))[self._rank :: self._world_size]
-        for number in range(len(self)):
-            segments = [self._source.encode(index, epoch=0) for index in mine[number * self._per_pack : (number + 1) * self._per_pack]]
-            donor = None if segments else self._source.encode(0, epoch=0)
-            yield from collate_packs(plan_padded(segments, per_pack=self._per_pack, num_packs=1, donor=donor), self._collator)
+        mine = self._groups[self._rank :: self._world_size]
+        for group in mine:
+            yield self._collator(Pack(segments=tuple(self._source.encode(index, epoch=0) for index in group)))
+        if len(mine) < len(self):
+            yield self._collator(Pack(segments=(self._source.encode(0, epoch=0),), is_filler=True))
+
+
+def eval_groups(num_samples: int, *, per_pack: int, world_size: int = 1) -> list[list[int]]:
+    """Samples in file order, at most `per_pack` to a forward, every `world_size`-th one together: each rank reads evenly from the whole set.
+
+    Example: `eval_groups(5, per_pack=2, world_size=2) == [[0, 2], [1, 3], [4]]`
+    """
+    shares = [range(rank, num_samples, world_size) for rank in range(world_size)]
+    rounds = math.ceil(len(shares[0]) / per_pack)
+    groups = [list(share[number * per_pack : (number + 1) * per_pack]) for number in range(rounds) for share in shares]
+    return [group for group in groups if group]

@@ -21,6 +21,7 @@ from coordexp.batching.collate import PackBatch
 from coordexp.metrics.fold import MetricFold
 from coordexp.metrics.registry import REGISTRY
 from coordexp.models.head import Head, forward_through_head
+from coordexp.training.guards import refuse_cache_in_training
 from coordexp.training.objective import Objective, PackLoss
 from coordexp.training.optimizer import PartRates, parameter_groups
 from coordexp.training.ranks import gather_objects
@@ -83,6 +84,7 @@ class StepTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if self.is_deepspeed_enabled:
             raise ConfigError("DeepSpeed steps its engine inside every backward, which is wrong with several packs in a step", fix="use FSDP or plain DDP")
+        refuse_cache_in_training(model)
         self.loader: TrainLoader | None = None
         self._objective = objective
         self._write_model = write_model

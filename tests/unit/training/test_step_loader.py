@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from coordexp.batching.collate import PackBatch, PaddedCollator
-from coordexp.training.step_loader import EvalPackList, StepLoader, StepSchedule
+from coordexp.training.schedules import StepSchedule
+from coordexp.training.step_loader import EvalPackList, PaddedPacks, StepLoader, eval_groups
 from coordexp.types.errors import DataError
 from coordexp.types.sequences import Segment
 
@@ -49,7 +50,7 @@ def make_loader(
         source,
         schedule=schedule,
         collator=COLLATOR,
-        per_pack=per_pack,
+        make_packs=PaddedPacks(per_pack),
         current_step=lambda: step,
         rank=rank,
         world_size=world_size,
@@ -133,6 +134,6 @@ def test_no_samples_are_refused() -> None:
 
 
 def test_evaluation_sees_every_sample_once_over_ranks() -> None:
-    packs = [EvalPackList(NumberSource(5), collator=COLLATOR, per_pack=2, rank=rank, world_size=2) for rank in range(2)]
+    packs = [EvalPackList(NumberSource(5), groups=eval_groups(5, per_pack=2, world_size=2), collator=COLLATOR, rank=rank, world_size=2) for rank in range(2)]
     assert [len(part) for part in packs] == [2, 2]
     assert sorted(name for part in packs for pack in part for name in ids_of((pack,))) == [f"{i}@0" for i in range(5)]
