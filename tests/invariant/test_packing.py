@@ -162,7 +162,8 @@ def weights(checkpoint: Path) -> dict[str, Tensor]:
 @pytest.mark.slow
 def test_a_packed_run_resumed_at_any_step_equals_the_straight_one_bit_for_bit(make_stage1: Stage1Maker) -> None:
     """10 samples make 3 rows of 250 tokens, 2 steps an epoch: 6 steps are three epochs."""
-    settings = (*PACKED, "training.max_steps=6", "training.save_steps=1", "custom.object_ordering=random")
+    moves = ("custom.augmentation.hflip=0.5", "custom.augmentation.vflip=0.5", "custom.object_ordering=random")
+    settings = (*PACKED, *moves, "training.max_steps=6", "training.save_steps=1")
     settings = (*settings, "training.eval_strategy=steps", "training.eval_steps=3", "training.eval_packing=true")
     straight = run_stage1(make_stage1(*settings))
     expected, final = events(straight), weights(straight / "checkpoint-6")
