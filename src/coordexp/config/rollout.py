@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from coordexp.config.evaluation import SENTENCE_ENCODER
 from coordexp.config.sections import Count, KeyProblem, NonNegative, Positive, PositiveNumber, Section, Share, Switch, Text, Whole
 
 Repeats = Annotated[Whole, Field(ge=2)]
@@ -94,6 +95,30 @@ class MatchingSection(Section):
     """exact: boxes by their corners, polygons drawn; mask: everything drawn on the canvas."""
 
 
+class DescMonitorSection(Section):
+    """Compares the names of matched objects with the annotated ones, for the log alone."""
+
+    enabled: Switch = False
+    """Log `rollout/desc_*`."""
+    semantic: Switch = True
+    """By meaning too, where the text encoder is on this machine; without it one warning, and `rollout/desc_sem_enabled` is 0."""
+    threshold: Share = 0.6
+    """Cosine from which on two names agree."""
+    model_name_or_path: Text = SENTENCE_ENCODER
+    """Sentence encoder."""
+    revision: Text | None = None
+    """Of the encoder on the hub; absent: what is there."""
+
+
+class DumpSection(Section):
+    """Rollouts with their targets as pages to look at, and as JSON, in `rollouts/` of the run folder."""
+
+    every_steps: Count = 0
+    """Optimizer steps between dumps; a step without rollouts leaves it to the next one that has some. 0: never."""
+    num_samples: Positive = 4
+    """Rollouts of a dump, spread over those of its step."""
+
+
 class RolloutMatchingSection(Section):
     replaced: ClassVar[dict[str, str]] = {
         "rollout_buffer": "remove it: stage2_ab.channel_b.mode: async keeps a queue of ready packs",
@@ -135,6 +160,8 @@ class RolloutMatchingSection(Section):
     """Smoothing of the optimal transport."""
     ot_iters: Positive = 30
     """Iterations of the optimal transport."""
+    desc_monitor: DescMonitorSection = Field(default_factory=DescMonitorSection)
+    dump: DumpSection = Field(default_factory=DumpSection)
 
     def problems(self, section: str) -> Iterator[KeyProblem]:
         """What is wrong between settings of this section, which stands under the key `section`."""

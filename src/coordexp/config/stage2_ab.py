@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from coordexp.config.evaluation import SENTENCE_ENCODER
 from coordexp.config.sections import Count, NonNegative, Number, Positive, PositiveNumber, Section, Share, Switch, Text
 
 
@@ -28,7 +29,7 @@ class SemanticDescGateSection(Section):
     """Let desc tokens agree by meaning."""
     threshold: Share = 0.5
     """Cosine from which on two names agree."""
-    model_name_or_path: Text = "sentence-transformers/all-MiniLM-L6-v2"
+    model_name_or_path: Text = SENTENCE_ENCODER
     """Sentence encoder."""
     revision: Text | None = None
     """Of the encoder on the hub."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LONGEST = 512
 
 
-def load_encoder(name: str = DEFAULT_ENCODER, *, device: str = "cpu", batch_size: int = 64) -> TextEncoder:
+def load_encoder(name: str = DEFAULT_ENCODER, *, device: str = "cpu", batch_size: int = 64, revision: str | None = None) -> TextEncoder:
     """The encoder `name`: a local folder, the installed package of the extra `semantic`, or a hub id in the Hugging Face cache.
 
     A BERT encoder on the CPU is computed in numpy; other models and devices use transformers. The weights are read at the first `encode`.
@@ -34,7 +34,7 @@ def load_encoder(name: str = DEFAULT_ENCODER, *, device: str = "cpu", batch_size
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}, expected at least 1")
-    files = find_encoder(name)
+    files = find_encoder(name, revision=revision)
     if device == "cpu" and is_plain_bert(files.settings("config.json")) and (files.folder / "tokenizer.json").is_file():
         _require("tokenizers", "safetensors", extra="semantic")
         return NumpyEncoder(files, batch_size=batch_size)
@@ -48,10 +48,11 @@ class LazyEncoder:
     Example: `evaluate(path, encoder=LazyEncoder())` finds and reads the encoder only when some name has to be compared.
     """
 
-    def __init__(self, name: str = DEFAULT_ENCODER, *, device: str = "cpu", batch_size: int = 64) -> None:
+    def __init__(self, name: str = DEFAULT_ENCODER, *, device: str = "cpu", batch_size: int = 64, revision: str | None = None) -> None:
         self.asked_for = name
         self.device = device
         self.batch_size = batch_size
+        self.revision = revision
 
     @property
     def name(self) -> str:
@@ -64,7 +65,7 @@ class LazyEncoder:
 
     @cached_property
     def _encoder(self) -> CachedEncoder:
-        return CachedEncoder(load_encoder(self.asked_for, device=self.device, batch_size=self.batch_size))
+        return CachedEncoder(load_encoder(self.asked_for, device=self.device, batch_size=self.batch_size, revision=self.revision))
 
 
 class NumpyEncoder:

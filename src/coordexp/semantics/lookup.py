@@ -67,13 +67,20 @@ class EncoderFiles:
         return f"{self.name}@{digest.hexdigest()[:12]}"
 
 
-def find_encoder(name: str) -> EncoderFiles:
+def find_encoder(name: str, *, revision: str | None = None) -> EncoderFiles:
     """Look for `name` as a local folder, in the package of the extra `semantic`, in the Hugging Face cache.
+
+    Args:
+        name: a folder, or a hub id with or without its organisation.
+        revision: a branch, tag or commit on the hub: then only the Hugging Face cache can have it.
 
     Raises:
         BackendError: it is nowhere, or its files are not those of an encoder with mean pooling.
     """
-    files = _in_folder(name) or _in_package(name) or _in_hub_cache(name)
+    files = _in_folder(name) or _in_package(name) or _in_hub_cache(name) if revision is None else _in_hub_cache(name, revision)
+    if files is None and revision is not None:
+        what = f"the text encoder '{name}' is not in the Hugging Face cache at revision '{revision}'"
+        raise BackendError(what, fix="download that revision, or name no revision")
     if files is None:
         raise BackendError(
             f"the text encoder '{name}' is not on this machine: no such folder, no installed package with it, not in the Hugging Face cache",
@@ -101,7 +108,7 @@ def _in_package(name: str) -> EncoderFiles | None:
     return None
 
 
-def _in_hub_cache(name: str) -> EncoderFiles | None:
+def _in_hub_cache(name: str, revision: str | None = None) -> EncoderFiles | None:
     if importlib.util.find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub import try_to_load_from_cache
@@ -109,7 +116,7 @@ def _in_hub_cache(name: str) -> EncoderFiles | None:
 
     for hub_id in (name,) if "/" in name else (name, f"{_ORGANISATION}/{name}"):
         try:
-            config = try_to_load_from_cache(hub_id, "config.json")
+            config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
         except HFValidationError:
             return None
         if isinstance(config, str):
