@@ -67,7 +67,7 @@ def _table(title: str, specs: Iterable[MetricSpec]) -> str:
     for spec in specs:
         key = f"`{spec.key}`" if spec.in_train else f"`{EVAL_PREFIX}{spec.key}`"
         in_eval = f"`{EVAL_PREFIX}{spec.key}`" if spec.in_eval and spec.in_train else ("only there" if spec.in_eval else "")
-        needs = f"`{spec.needs}`" if spec.needs else ""
+        needs = ", ".join([*([f"`{spec.needs}`"] if spec.needs else []), *([spec.over] if spec.over else [])])
         meaning = spec.meaning.replace("|", "\\|")
         rows.append(f"| {key} | {meaning} | {spec.reduction.value} | {in_eval} | {needs} |")
     return "\n".join(rows) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -39,6 +39,8 @@ class MetricSpec:
     in_train: bool = True
     needs: str = ""
     """The setting without which the key does not appear; empty: always there."""
+    over: str = ""
+    """What it is a mean over, when a run may have none of it: the key does not appear then. Example: `coordinate tokens`"""
 
 
 class MetricRegistry:
@@ -77,7 +79,8 @@ class MetricRegistry:
             if bare == key or not self.get(bare).in_eval:
                 raise UnknownMetricError(f"the metric '{key}' is not registered: describe it in coordexp.metrics first")
 
-    def keys_of(self, kind: RunKind, *, evaluation: bool = False) -> tuple[str, ...]:
-        """The keys that a run of this kind logs, as written to the log."""
+    def keys_of(self, kind: RunKind, *, evaluation: bool = False, without: Collection[str] = ()) -> tuple[str, ...]:
+        """The keys that a run of this kind logs, as written to the log; `without` names settings that are off, and what the run has none of."""
         specs = [spec for spec in self if kind in spec.kinds and (spec.in_eval if evaluation else spec.in_train)]
+        specs = [spec for spec in specs if spec.needs not in without and spec.over not in without]
         return tuple(f"{EVAL_PREFIX if evaluation else ''}{spec.key}" for spec in specs)

@@ -9,12 +9,13 @@ from coordexp.types.metrics import Reduction
 
 STAGE1: Final = frozenset({RunKind.STAGE1})
 TOKEN_TYPE_SETTING: Final = "custom.token_type_metrics.enabled"
+COORDINATES: Final = "coordinate tokens"
 _TYPES: Final = {"desc": "inside a desc value", "format": "rest of the JSON and the end token", "coord": "coordinate tokens"}
 _PLACES: Final = {"coord": "coordinate", "text": "other (desc and format)", "format": "format", "desc": "desc"}
 
 
-def _mean(key: str, meaning: str, *, needs: str = "", in_eval: bool = True) -> MetricSpec:
-    return MetricSpec(key, meaning, Reduction.MEAN, STAGE1, in_eval=in_eval, needs=needs)
+def _mean(key: str, meaning: str, *, needs: str = "", in_eval: bool = True, over: str = "") -> MetricSpec:
+    return MetricSpec(key, meaning, Reduction.MEAN, STAGE1, in_eval=in_eval, needs=needs, over=over)
 
 
 def _last(key: str, meaning: str, *, in_eval: bool = False) -> MetricSpec:
@@ -42,24 +43,28 @@ def _slots(prefix: str) -> tuple[MetricSpec, ...]:
         "ce": "-log p[t] among the coordinate tokens, mean per coordinate, unweighted",
         "gate": "-log of the probability mass on coordinate tokens (at the gate's temperature), mean per coordinate, unweighted",
     }
-    return tuple(_mean(f"{prefix}/{name}", meaning + older.format(name)) for name, meaning in meanings.items())
+    return tuple(_mean(f"{prefix}/{name}", meaning + older.format(name), over=COORDINATES) for name, meaning in meanings.items())
 
 
 def _coordinates() -> tuple[MetricSpec, ...]:
     return (
         _last("coord_diag/enabled", "1 when the coordinate losses are on; 0 when coordinates are trained by plain cross-entropy", in_eval=True),
         *_slots("coord_diag"),
-        _mean("coord_diag/coord_vocab_mass", "probability on the coordinate tokens at coordinate positions"),
+        _mean("coord_diag/coord_vocab_mass", "probability on the coordinate tokens at coordinate positions", over=COORDINATES),
         _mean("coord_diag/coord_tokens", "supervised coordinates per optimizer step"),
-        _mean("coord_diag/acc_top5", "share of coordinates whose target bin is among the five most likely bins"),
-        _mean("coord_diag/p_gt_mean", "probability of the target bin among the coordinate tokens"),
-        _mean("coord_diag/margin_mean", "largest logit minus the target's logit, among the coordinate tokens"),
-        _mean("coord_diag/expected_bin_mae", "|sum_k k p_k - t|, in bins"),
-        _mean(
+        _mean("coord_diag/acc_top5", "share of coordinates whose target bin is among the five most likely bins", over=COORDINATES),
+        _mean("coord_diag/p_gt_mean", "probability of the target bin among the coordinate tokens", over=COORDINATES),
+        _mean("coord_diag/margin_mean", "largest logit minus the target's logit, among the coordinate tokens", over=COORDINATES),
+        _mean("coord_diag/expected_bin_mae", "|sum_k k p_k - t|, in bins", over=COORDINATES),
+        MetricSpec(
             "coord_diag/expected_bin_abs_err_p90",
-            "90th percentile of |sum_k k p_k - t| within a pack, in bins; packs are averaged by their number of coordinates",
+            "90th percentile of |sum_k k p_k - t| over all coordinates, in bins",
+            Reduction.P90,
+            STAGE1,
+            in_eval=True,
+            over=COORDINATES,
         ),
-        _mean("coord_diag/w1_to_delta", "E_p |k - t|: the Wasserstein-1 distance to the target bin itself, in bins"),
+        _mean("coord_diag/w1_to_delta", "E_p |k - t|: the Wasserstein-1 distance to the target bin itself, in bins", over=COORDINATES),
         _mean("coord_diag/coord_tokens_per_sample", "supervised coordinates per sample"),
         _mean("coord_diag/loss_per_sample", "sum of coord_diag/loss per sample"),
         *_slots("coord_softce_w1"),
@@ -75,14 +80,13 @@ def _by_type() -> tuple[MetricSpec, ...]:
         )
         specs.append(_mean(f"{name}_token_acc", f"token_acc over the positions of type {name}", needs=TOKEN_TYPE_SETTING))
         specs.append(_mean(f"{name}_token_acc_top5", f"token_acc_top5 over the positions of type {name}", needs=TOKEN_TYPE_SETTING))
-    for source in ("coord", "text", "format", "desc"):
+    for source, place in _PLACES.items():
         target = "noncoord" if source == "coord" else "coord"
         words = "not a coordinate token" if source == "coord" else "a coordinate token"
         key = f"coord_monitor/flip_{source}_to_{target}"
-        specs.append(_mean(key, f"share of {_PLACES[source]} positions whose most likely token is {words}", needs=TOKEN_TYPE_SETTING))
-    for source in ("coord", "text", "format", "desc"):
+        specs.append(_mean(key, f"share of {place} positions whose most likely token is {words}", needs=TOKEN_TYPE_SETTING))
         key = f"coord_monitor/coord_vocab_mass_at_gt_{source}"
-        specs.append(_mean(key, f"probability on the coordinate tokens at {_PLACES[source]} positions", needs=TOKEN_TYPE_SETTING))
+        specs.append(_mean(key, f"probability on the coordinate tokens at {place} positions", needs=TOKEN_TYPE_SETTING))
     return tuple(specs)
 
 

@@ -6,7 +6,7 @@ The trainer adds the denominators of all packs and ranks of an optimizer step fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from coordexp.batching.collate import PackBatch, Supervision
 from coordexp.losses.coordinates import CoordLossWeights, CoordTerms, coordinate_terms
 from coordexp.losses.rows import OutputHead, RowFunction, RowQuery, RowResult, plain_rows
-from coordexp.training.diagnostics import Stage1Monitor
+from coordexp.training.diagnostics import Diagnostic, Stage1Monitor
 from coordexp.types.metrics import Metric
 
 FULL_CROSS_ENTROPY = CoordLossWeights(soft_ce=0.0, w1=0.0, ce=1.0, gate=1.0, temperature=1.0)
@@ -54,12 +54,21 @@ class Stage1Objective:
     Example: `Stage1Objective(coord_vocab.ids, weights=CoordLossWeights(ce=0.1))`
     """
 
-    def __init__(self, coord_ids: Sequence[int], *, weights: CoordLossWeights | None, rows: RowFunction = plain_rows, by_token_type: bool = True) -> None:
+    def __init__(
+        self,
+        coord_ids: Sequence[int],
+        *,
+        weights: CoordLossWeights | None,
+        rows: RowFunction = plain_rows,
+        by_token_type: bool = True,
+        diagnostics: Mapping[str, Diagnostic] | None = None,
+    ) -> None:
+        """`diagnostics`: further ones, by name."""
         self._coord_ids = torch.tensor(coord_ids, dtype=torch.long)
         self._weights = weights or FULL_CROSS_ENTROPY
         self._rows = rows
         self._is_pooled = weights is None
-        self._monitor = Stage1Monitor(is_enabled=weights is not None, by_token_type=by_token_type)
+        self._monitor = Stage1Monitor(is_enabled=weights is not None, by_token_type=by_token_type, more=diagnostics)
 
     def denominators(self, supervision: Supervision) -> Tensor:
         text, coord = supervision.text_weight.sum().double(), supervision.coord_weight.sum().double()

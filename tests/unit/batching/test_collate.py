@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from coordexp.batching.collate import BatchContractError, PackBatch, PaddedCollator
+from coordexp.batching.collate import PackBatch, PaddedCollator
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.batching.rope import rope_positions
 from coordexp.data.convert import to_norm1000
@@ -82,32 +81,6 @@ def test_a_filler_pack_has_no_weight(segments: list[Segment], collator: PaddedCo
     supervision = collator(Pack(segments=(segments[1],), is_filler=True)).supervision
     assert supervision.text_weight.sum() == 0
     assert supervision.coord_weight.sum() == 0
-
-
-def test_extras_cannot_reach_the_model(segments: list[Segment], collator: PaddedCollator) -> None:
-    batch = collator(Pack(segments=tuple(segments)))
-    assert set(batch.extras) == {"sample_ids", "dataset_labels", "dataset_segments", "pack_num_samples", "token_types"}
-    with pytest.raises(BatchContractError, match="dataset_labels"):
-        replace(batch, model_inputs={**batch.model_inputs, "dataset_labels": torch.zeros(1)})
-
-
-@pytest.mark.parametrize("name", ["dataset", "ce_weight", "slots", "images"])
-def test_a_missing_field_names_field_sample_and_collator(segments: list[Segment], collator: PaddedCollator, name: str) -> None:
-    broken = replace(segments[2], **{name: None})
-    with pytest.raises(BatchContractError, match=f"^PaddedCollator: sample 'train:3': the required field '{name}' is missing$"):
-        collator(Pack(segments=(segments[0], broken)))
-
-
-def test_a_field_of_wrong_length_is_refused(segments: list[Segment], collator: PaddedCollator) -> None:
-    broken = replace(segments[2], ce_weight=segments[2].ce_weight[:-1])
-    with pytest.raises(BatchContractError, match="'ce_weight' has"):
-        collator(Pack(segments=(broken,)))
-
-
-def test_a_missing_extra_names_its_reader(segments: list[Segment], collator: PaddedCollator) -> None:
-    batch = collator(Pack(segments=(segments[0],)))
-    with pytest.raises(BatchContractError, match=r"^Monitor needs the batch extra 'teacher'.*train:1"):
-        batch.extra("teacher", reader="Monitor")
 
 
 def test_placeholders_must_fit_the_grids() -> None:

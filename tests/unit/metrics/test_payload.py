@@ -25,11 +25,6 @@ def test_a_line_is_flat_and_survives() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"schema_version": None}, "schema_version is None", id="no-version"),
-        pytest.param({"schema_version": "1"}, "not a whole number", id="text-version"),
-        pytest.param({"schema_version": 1.0}, "not a whole number", id="float-version"),
-        pytest.param({"schema_version": True}, "not a whole number", id="bool-version"),
-        pytest.param({"schema_version": 2}, "schema_version 2 is not 1", id="next-version"),
         pytest.param({"mode": "test"}, "mode is 'test'", id="mode"),
         pytest.param({"global_step": -1}, "global_step is -1", id="negative-step"),
         pytest.param({"global_step": 1.5}, "global_step is 1.5", id="float-step"),

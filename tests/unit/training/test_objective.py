@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from coordexp.batching.collate import PackBatch, PaddedCollator
+from coordexp.batching.collate import BatchContractError, PackBatch, PaddedCollator, Supervision
 from coordexp.losses.coordinates import CoordLossWeights, coordinate_terms
+from coordexp.losses.rows import RowResult
 from coordexp.metrics.registry import REGISTRY
-from coordexp.metrics.specs import RunKind
+from coordexp.metrics.specs import RunKind, UnknownMetricError
+from coordexp.training.diagnostics import Tally
 from coordexp.training.objective import Stage1Objective
 from coordexp.types.sequences import CoordSlot, Pack, Role, Segment
 
@@ -99,6 +102,8 @@ def test_metrics_equal_a_direct_computation(batch: PackBatch, logits: torch.Tens
     mass = torch.softmax(slots, -1)[:, list(COORD_IDS)].sum(-1)
     coord = set(COORD_IDS)
     assert value["coord_diag/expected_bin_mae"] == pytest.approx(((p * bins).sum(-1) - t).abs().mean().item(), rel=1e-5)
+    errors = ((p * bins).sum(-1) - t).abs().numpy()
+    assert value["coord_diag/expected_bin_abs_err_p90"] == pytest.approx(np.quantile(errors, 0.9), rel=1e-5)
     assert value["coord_diag/w1_to_delta"] == pytest.approx((p * (bins - t[:, None]).abs()).sum(-1).mean().item(), rel=1e-5)
     assert value["coord_diag/coord_vocab_mass"] == pytest.approx(mass.mean().item(), rel=1e-5)
     assert value["coord_diag/p_gt_mean"] == pytest.approx(p[range(8), t.long()].mean().item(), rel=1e-5)
@@ -125,6 +130,32 @@ def test_token_types_can_be_left_out(batch: PackBatch, logits: torch.Tensor) -> 
     metrics = Stage1Objective(COORD_IDS, weights=WEIGHTS, by_token_type=False)(logits, HEAD, batch).metrics
     assert not [key for key in metrics if REGISTRY.get(key).needs]
     assert "token_acc" in metrics
+
+
+def broken(tally: Tally, rows: RowResult, supervision: Supervision) -> None:
+    tally.add("token_acc", 0.0)
+    torch.ones(2) @ torch.ones(3)
+
+
+def test_a_diagnostic_that_fails_warns_once_and_adds_nothing(batch: PackBatch, logits: torch.Tensor) -> None:
+    objective = Stage1Objective(COORD_IDS, weights=WEIGHTS, diagnostics={"broken": broken})
+    with pytest.warns(UserWarning, match="the diagnostic 'broken' failed .* switched off"):
+        first = objective(logits, HEAD, batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second = objective(logits, HEAD, batch)
+    whole = Stage1Objective(COORD_IDS, weights=WEIGHTS)(logits, HEAD, batch)
+    assert first.metrics == second.metrics == whole.metrics
+    assert torch.equal(first.sums, whole.sums)
+
+
+def test_an_invariant_that_fails_in_a_diagnostic_is_not_swallowed(batch: PackBatch, logits: torch.Tensor) -> None:
+    unregistered = Stage1Objective(COORD_IDS, weights=WEIGHTS, diagnostics={"new": lambda tally, rows, supervision: tally.add("made_up", 1.0)})
+    with pytest.raises(UnknownMetricError, match="made_up"):
+        unregistered(logits, HEAD, batch)
+    needy = Stage1Objective(COORD_IDS, weights=WEIGHTS, diagnostics={"needy": lambda *_: batch.extra("teacher", reader="needy")})
+    with pytest.raises(BatchContractError, match="needy needs the batch extra 'teacher'"):
+        needy(logits, HEAD, batch)
 
 
 def test_a_filler_pack_adds_nothing_but_keeps_the_graph(logits: torch.Tensor) -> None:
