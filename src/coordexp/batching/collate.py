@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from coordexp.batching.rope import rope_positions
-from coordexp.types.sequences import Pack, Role, Segment
+from coordexp.types.sequences import Pack, Provenance, Role, Segment
 
 MODEL_INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "pixel_values", "image_grid_thw", "logits_to_keep"})
 
@@ -49,6 +49,10 @@ class Supervision:
     """Float[M]: real-valued target bins."""
     coord_weight: Tensor
     """Float[M]"""
+    coord_positions: Tensor
+    """Long[M]: where the coordinates themselves stand, flat in `input_ids`."""
+    is_prefix_coord: Tensor
+    """Bool[M]: the coordinate belongs to a matched object of the model's own answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ class PaddedCollator:
             check_segment(segment, collator=type(self).__name__)
         width = max(segment.length for segment in pack.segments)
         placed = [Placed(segment, row) for row, segment in enumerate(pack.segments)]
-        supervision, columns = supervise(placed, weight=0.0 if pack.is_filler else 1.0)
+        supervision, columns = supervise(placed, width=width, weight=0.0 if pack.is_filler else 1.0)
         inputs = {**self._text_inputs(pack.segments, width), **image_inputs(pack.segments), "logits_to_keep": columns}
         extras = describe_samples(placed, shape=(len(placed), width))
         return PackBatch(model_inputs=inputs, supervision=supervision, extras=extras, is_filler=pack.is_filler)
@@ -173,8 +177,8 @@ def check_segment(segment: Segment, *, collator: str) -> None:
             )
 
 
-def supervise(placed: Sequence[Placed], *, weight: float) -> tuple[Supervision, Tensor]:
-    """(supervision, columns of the logits to keep, ascending). The token at position p is predicted by column p - 1."""
+def supervise(placed: Sequence[Placed], *, width: int, weight: float) -> tuple[Supervision, Tensor]:
+    """(supervision, columns of the logits to keep, ascending) for rows of `width` tokens. The token at position p is predicted by column p - 1."""
     segments = [item.segment for item in placed]
     # the first token of a segment is predicted by nothing: in a packed row the column before it belongs to another sample
     text = [np.flatnonzero(segment.ce_weight[1:] > 0) for segment in segments]
@@ -200,6 +204,8 @@ def supervise(placed: Sequence[Placed], *, weight: float) -> tuple[Supervision, 
         coord_rows=rows(coord),
         coord_bins=torch.tensor([b for slot, _ in slots for b in slot.target_bins], dtype=torch.float32),
         coord_weight=torch.tensor([slot.weight for slot, _ in slots for _ in slot.positions], dtype=torch.float32) * weight,
+        coord_positions=torch.tensor([item.row * width + item.start + p for item in placed for slot in item.segment.slots for p in slot.positions]).long(),
+        is_prefix_coord=torch.tensor([slot.provenance is Provenance.MATCHED for slot, _ in slots for _ in slot.positions]).bool(),
     )
     return supervision, torch.from_numpy(columns.astype(np.int64))
 

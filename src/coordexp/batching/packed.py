@@ -42,7 +42,7 @@ class PackedCollator:
             raise BatchContractError(f"a row of {pack.num_tokens} tokens (samples {names}) was planned for {self.capacity}")
         starts = np.cumsum([0, *(segment.length for segment in pack.segments)]).tolist()
         placed = [Placed(segment, 0, start) for segment, start in zip(pack.segments, starts, strict=False)]
-        supervision, columns = supervise(placed, weight=0.0 if pack.is_filler else 1.0)
+        supervision, columns = supervise(placed, width=pack.num_tokens, weight=0.0 if pack.is_filler else 1.0)
         positions = [
             rope_positions(segment.token_ids, [image.grid_thw for image in segment.images], image_token_id=self.image_token_id, merge_size=self.merge_size)
             for segment in pack.segments

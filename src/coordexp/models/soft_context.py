@@ -1,7 +1,7 @@
 """Soft self-context: the embedding of a coordinate is the expectation of the coordinate embeddings under the model's own distribution.
 
-The replacement happens inside the input embedding's own forward, so the model still gets `input_ids`: image placeholders are found by id and their embeddings stay
-bitwise what they are, rope positions do not change, and wrappers (PEFT, DDP, FSDP2, gradient checkpointing) see an ordinary forward.
+The replacement happens inside the input embedding's own forward, so the model still gets `input_ids`: image placeholders are found by id and their
+embeddings stay bitwise what they are, rope positions do not change, and wrappers (PEFT, DDP, FSDP2, gradient checkpointing) see an ordinary forward.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def soft_coordinates(model: nn.Module, probs: Tensor, *, positions: Tensor, coor
         rows = own(input_ids)
         with torch.autocast(rows.device.type, enabled=False):
             table = own(coord_ids)
-            mixed = probs.to(torch.promote_types(probs.dtype, table.dtype)) @ table.to(torch.promote_types(probs.dtype, table.dtype))
+            wide = torch.promote_types(probs.dtype, table.dtype)
+            mixed = probs.to(wide) @ table.to(wide)
             return rows.flatten(0, -2).index_copy(0, positions, mixed.to(rows.dtype)).view_as(rows)
 
     embedding.forward = forward

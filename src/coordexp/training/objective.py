@@ -7,15 +7,16 @@ The trainer adds the denominators of all packs and ranks of an optimizer step fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coordexp.batching.collate import PackBatch, Supervision
 from coordexp.losses.coordinates import CoordLossWeights, CoordTerms, coordinate_terms
 from coordexp.losses.rows import OutputHead, RowFunction, RowQuery, RowResult, plain_rows
+from coordexp.models.head import forward_through_head
 from coordexp.training.diagnostics import Diagnostic, Stage1Monitor
 from coordexp.types.metrics import Metric
 
@@ -35,12 +36,16 @@ class PackLoss:
 class Objective(Protocol):
     """What the trainer turns the crank for."""
 
-    def denominators(self, supervision: Supervision) -> Tensor:
+    def denominators(self, batch: PackBatch) -> Tensor:
         """Float64[Tensor, "terms"]: this pack's share of the denominators."""
         ...
 
-    def __call__(self, hidden: Tensor, head: OutputHead, batch: PackBatch) -> PackLoss:
-        """Last hidden states of the kept columns, Float[Tensor, "rows columns width"], to undivided sums."""
+    def run(self, model: nn.Module, batch: PackBatch) -> PackLoss:
+        """Every forward of one pack, through all wrappers of the model, to undivided sums."""
+        ...
+
+    def describe_terms(self, terms: Tensor, batch: PackBatch) -> dict[str, float]:
+        """What is logged of the terms of a step. Float64[Tensor, "terms"]: this rank's sums over the step's denominators; `batch`: any pack of the step."""
         ...
 
 
@@ -70,11 +75,29 @@ class Stage1Objective:
         self._is_pooled = weights is None
         self._monitor = Stage1Monitor(is_enabled=weights is not None, by_token_type=by_token_type, more=diagnostics)
 
-    def denominators(self, supervision: Supervision) -> Tensor:
+    def denominators(self, batch: PackBatch) -> Tensor:
+        supervision = batch.supervision
         text, coord = supervision.text_weight.sum().double(), supervision.coord_weight.sum().double()
         return (text + coord).reshape(1) if self._is_pooled else torch.stack((text, coord))
 
+    def run(self, model: nn.Module, batch: PackBatch) -> PackLoss:
+        """One forward that ends in the losses: they run where the head is."""
+        results: list[PackLoss] = []
+
+        def compute(hidden: Tensor, head: OutputHead) -> Tensor:
+            results.append(self(hidden, head, batch))
+            return results[-1].sums
+
+        sums = forward_through_head(model, batch.model_inputs, compute)
+        # backward goes through the sums as the wrappers passed them on
+        return replace(results[-1], sums=sums)
+
+    def describe_terms(self, terms: Tensor, batch: PackBatch) -> dict[str, float]:
+        """Nothing: the terms are among the metrics of each forward."""
+        return {}
+
     def __call__(self, hidden: Tensor, head: OutputHead, batch: PackBatch) -> PackLoss:
+        """Last hidden states of the kept columns, Float[Tensor, "rows columns width"], to undivided sums."""
         supervision = batch.supervision
         coord_ids = self._ids_on(hidden.device)
         rows = self._rows(hidden, head, self._query(batch, coord_ids), coord_ids=coord_ids)

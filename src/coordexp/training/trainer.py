@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +19,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from coordexp.batching.collate import PackBatch
 from coordexp.metrics.fold import MetricFold
 from coordexp.metrics.registry import REGISTRY
-from coordexp.models.head import Head, forward_through_head
 from coordexp.training.guards import refuse_cache_in_training
 from coordexp.training.objective import Objective, PackLoss
 from coordexp.training.optimizer import PartRates, parameter_groups
@@ -143,8 +141,9 @@ class StepTrainer(Trainer):
         """
         model.train()
         packs: Sequence[PackBatch] = [batch.to(self.args.device) for batch in inputs]
-        denominators = self._reduce(sum(self._objective.denominators(batch.supervision) for batch in packs)).clamp_min(_TINY)  # pyright: ignore[reportArgumentType]
+        denominators = self._reduce(sum(self._objective.denominators(batch) for batch in packs)).clamp_min(_TINY)  # pyright: ignore[reportArgumentType]
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        terms = torch.zeros_like(denominators)
         for number, batch in enumerate(packs):
             is_last = number == len(packs) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
@@ -152,22 +151,17 @@ class StepTrainer(Trainer):
                 loss = (result.sums / denominators.to(result.sums.dtype)).sum() * self.args.world_size
                 self.accelerator.backward(loss)
             total += loss.detach()
+            terms += result.sums.detach() / denominators
             self._fold.update(result.metrics)
+        for key, value in self._objective.describe_terms(terms, packs[0]).items():
+            self._fold.add(key, total=value, count=1.0 / self.args.world_size)
         self._check_finite(total, packs)
         self._count_step(len(packs))
         return total.float()
 
     def _forward(self, model: nn.Module, batch: PackBatch) -> PackLoss:
-        """The objective, inside the forward of the wrapped model; its sums as the wrappers passed them on."""
-        results: list[PackLoss] = []
-
-        def compute(hidden: Tensor, head: Head) -> Tensor:
-            results.append(self._objective(hidden, head, batch))
-            return results[-1].sums
-
         with self.compute_loss_context_manager():
-            sums = forward_through_head(model, batch.model_inputs, compute)
-        return replace(results[-1], sums=sums)
+            return self._objective.run(model, batch)
 
     def _reduce(self, values: Any) -> Tensor:
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values  # pyright: ignore[reportReturnType]
@@ -228,7 +222,7 @@ class StepTrainer(Trainer):
             batch = batch.to(self.args.device)
             result = self._forward(self._model, batch)
             if not batch.is_filler:
-                parts.append(torch.stack((result.sums.double(), self._objective.denominators(batch.supervision))))
+                parts.append(torch.stack((result.sums.double(), self._objective.denominators(batch))))
                 num_samples += batch.extra("pack_num_samples", reader="StepTrainer")
                 fold.update({key: metric for key, metric in result.metrics.items() if REGISTRY.get(key).in_eval})
         for key in _PER_STEP_KEYS:
