@@ -100,6 +100,12 @@ class Stage2ABSection(Section):
     """Of CIoU on decoded boxes."""
     coord_ce_weight: NonNegative = 0.0
     """Of cross-entropy on coordinate slots."""
+    coord_soft_ce_weight: NonNegative = 0.0
+    """Of the cross-entropy with a Gaussian target (`custom.coord_soft_ce_w1.target_sigma`) on coordinate slots."""
+    coord_w1_weight: NonNegative = 0.0
+    """Of the distance between cumulative distributions on coordinate slots."""
+    coord_gate_weight: NonNegative = 0.0
+    """Of keeping probability on coordinate tokens at coordinate slots."""
     coord_el1_weight: NonNegative = 0.0
     """Of the expected distance on coordinate slots."""
     coord_ehuber_weight: NonNegative = 0.0

@@ -23,6 +23,7 @@ from coordexp.config.sections import (
     Text,
 )
 from coordexp.config.stage2_ab import Stage2ABSection
+from coordexp.config.stage2_problems import stage2_problems
 from coordexp.config.training import TrainingSection
 from coordexp.config.unbuilt import TRAIN, Unbuilt
 
@@ -191,10 +192,7 @@ class TrainConfig(FileSection):
         if (custom.train_jsonl is None) == (custom.fusion_config is None):
             what = "is required" if custom.train_jsonl is None else "is given beside custom.fusion_config"
             yield KeyProblem("custom.train_jsonl", what, "name the training file (or custom.fusion_config), not both")
-        if self.rollout_matching is not None and custom.extra.rollout_matching is not None:
-            yield KeyProblem("rollout_matching", "is the same section as custom.extra.rollout_matching", "give one of them")
-        elif self.rollout is not None:
-            yield from self.rollout.problems("rollout_matching" if self.rollout_matching is not None else "custom.extra.rollout_matching")
+        yield from stage2_problems(self)
         if self.training.eval_strategy != "no" and custom.val_jsonl is None:
             yield KeyProblem("custom.val_jsonl", "is required when training.eval_strategy is not 'no'", "name the validation file")
         yield from self._detection_problems()
@@ -203,8 +201,6 @@ class TrainConfig(FileSection):
             yield KeyProblem("custom.coord_soft_ce_w1", "all weights are 0", "give one of them a weight, or set enabled: false")
         yield from self._tuner_problems()
         yield from self._packing_problems()
-        if custom.trainer_variant == "stage2_ab_training" and self.stage2_ab is None:
-            yield KeyProblem("stage2_ab", "is required by custom.trainer_variant: stage2_ab_training", "add the section with schedule.b_ratio")
 
     def _packing_problems(self) -> Iterator[KeyProblem]:
         training = self.training

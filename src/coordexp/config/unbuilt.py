@@ -73,10 +73,11 @@ def _plain(value: Any) -> Any:
 
 
 TRAIN: tuple[Unbuilt, ...] = (
-    Unbuilt("custom.trainer_variant", (None,), "training on the model's own rollouts (Stage-2)", "stage2_ab_training"),
-    Unbuilt("stage2_ab", (None,), "training on the model's own rollouts (Stage-2)", {"schedule": {"b_ratio": 0.05}}),
-    Unbuilt("rollout_matching", (None,), "training on the model's own rollouts (Stage-2)", {"max_new_tokens": 128}),
-    Unbuilt("custom.extra.rollout_matching", (None,), "training on the model's own rollouts (Stage-2)", {"max_new_tokens": 128}),
+    Unbuilt("stage2_ab.channel_b.mode", ("sync", "micro", "step"), "rollouts beside the training", "async"),
+    Unbuilt("rollout_matching.rollout_backend", ("hf",), "rollouts by vLLM", "vllm"),
+    Unbuilt("custom.extra.rollout_matching.rollout_backend", ("hf",), "rollouts by vLLM", "vllm"),
+    Unbuilt("rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
+    Unbuilt("custom.extra.rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
     Unbuilt("custom.fusion_config", (None,), "mixing several data sets", "fusion.yaml"),
     Unbuilt("data.streaming", (False,), "reading records as they are needed", True),
     Unbuilt("training.deepspeed", (None,), "DeepSpeed (it steps its engine inside every backward: wrong with several packs a step)", "zero2.json"),

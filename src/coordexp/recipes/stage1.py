@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,22 @@ from transformers.utils.logging import disable_progress_bar
 from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
 from coordexp.models.export import save_checkpoint
+from coordexp.models.load import LoadedModel
 from coordexp.recipes.stage1_data import data_seed
 from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, build_pack_maker, describe_packing, packing_facts
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, loss_weights, prepare_stage1
 from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_adapter, write_final
+from coordexp.recipes.stage2 import build_loader, build_objective, build_reader, build_rollout_eval
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.callbacks import CpuClockCallback, EpochCallback, ProgressCallback, RunLogCallback
 from coordexp.training.checkpoints import explain_full_disk
+from coordexp.training.detection import DetectionEval
 from coordexp.training.metadata import RunFacts, add_resume, write_metadata
 from coordexp.training.objective import Stage1Objective
 from coordexp.training.run_log import RunLog
 from coordexp.training.selection import EarlyStop, SaveDelay
+from coordexp.training.stage2_loader import Stage2Loader
 from coordexp.training.step_loader import StepLoader
 from coordexp.training.trainer import StepTrainer
 from coordexp.types.files import file_sha256
@@ -62,9 +66,52 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
     return folder
 
 
-def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, progress: Progress, process: PartialState) -> tuple[StepTrainer, StepLoader]:
+def build_trainer(
+    config: TrainConfig, parts: Stage1Parts, *, folder: Path, progress: Progress, process: PartialState
+) -> tuple[StepTrainer, StepLoader | Stage2Loader]:
     """The trainer with everything it calls, and its loader, which the caller closes."""
     training, model = config.training, parts.loaded_model
+    is_stage1 = config.custom.trainer_variant is None
+    ranks = {"rank": process.process_index, "world_size": process.num_processes}
+    reader = None if is_stage1 else build_reader(config, parts, say=progress.say)
+    trainer = StepTrainer(
+        model=parts.tuned.trained,
+        args=build_arguments(training.hf_arguments(), run_folder=folder, needs_metric=training.early_stopping_patience is not None),
+        objective=_stage1_objective(config, model) if is_stage1 else build_objective(config, parts),
+        write_model=checkpoint_writer(model, parts.tuned),
+        eval_packs=build_eval_packs(config, model, parts.val, parts.evaluation, **ranks) if is_stage1 else None,
+        detect=_detection(config, parts, say=progress.say, **ranks) if reader is None else build_rollout_eval(config, parts, reader, **ranks),
+        step_metrics=None if is_stage1 else lambda: loader.take_metrics(),  # pyright: ignore[reportAttributeAccessIssue]
+        part_rates=part_rates(config),
+        callbacks=_callbacks(config, parts, folder=folder, progress=progress),
+        save_delay_steps=training.save_delay_steps,
+    )
+    loader: StepLoader | Stage2Loader = StepLoader(
+        parts.train,
+        schedule=parts.schedule,
+        collator=build_collator(config, model, is_packed=training.packing),
+        make_packs=build_pack_maker(config, parts.shape),
+        current_step=lambda: trainer.next_step,
+        num_threads=max(1, training.dataloader_num_workers),
+        say=progress.say,
+        **ranks,
+    )
+    if reader is not None:
+        loader = build_loader(config, parts, loader, reader, current_step=lambda: trainer.next_step, say=progress.say, dump=None, **ranks)
+    trainer.loader = loader
+    return trainer, loader
+
+
+def _stage1_objective(config: TrainConfig, model: LoadedModel) -> Stage1Objective:
+    return Stage1Objective(model.coord_vocab.ids, weights=loss_weights(config), by_token_type=config.custom.token_type_metrics.enabled)
+
+
+def _detection(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str], None], rank: int, world_size: int) -> DetectionEval | None:
+    return None if parts.val is None else detection_eval(config, parts.loaded_model, parts.val, say=say, rank=rank, world_size=world_size)
+
+
+def _callbacks(config: TrainConfig, parts: Stage1Parts, *, folder: Path, progress: Progress) -> list[Any]:
+    training = config.training
     callbacks: list[Any] = [
         EpochCallback(parts.schedule.steps_per_epoch),
         CpuClockCallback(training.max_cpu_seconds),
@@ -78,30 +125,7 @@ def build_trainer(config: TrainConfig, parts: Stage1Parts, *, folder: Path, prog
         board = TensorBoardCallback()
         board.logging_dir = str(training.logging_dir or folder / "runs")
         callbacks.append(board)
-    ranks = {"rank": process.process_index, "world_size": process.num_processes}
-    trainer = StepTrainer(
-        model=parts.tuned.trained,
-        args=build_arguments(training.hf_arguments(), run_folder=folder, needs_metric=training.early_stopping_patience is not None),
-        objective=Stage1Objective(model.coord_vocab.ids, weights=loss_weights(config), by_token_type=config.custom.token_type_metrics.enabled),
-        write_model=checkpoint_writer(model, parts.tuned),
-        eval_packs=build_eval_packs(config, model, parts.val, parts.evaluation, **ranks),
-        detect=None if parts.val is None else detection_eval(config, model, parts.val, say=progress.say, **ranks),
-        part_rates=part_rates(config),
-        callbacks=callbacks,
-        save_delay_steps=training.save_delay_steps,
-    )
-    loader = StepLoader(
-        parts.train,
-        schedule=parts.schedule,
-        collator=build_collator(config, model, is_packed=training.packing),
-        make_packs=build_pack_maker(config, parts.shape),
-        current_step=lambda: trainer.next_step,
-        num_threads=max(1, training.dataloader_num_workers),
-        say=progress.say,
-        **ranks,
-    )
-    trainer.loader = loader
-    return trainer, loader
+    return callbacks
 
 
 def _start_run(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[str], process: PartialState, progress: Progress) -> Path:

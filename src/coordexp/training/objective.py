@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from coordexp.batching.collate import PackBatch, Supervision
 from coordexp.losses.coordinates import CoordLossWeights, CoordTerms, coordinate_terms
 from coordexp.losses.rows import OutputHead, RowFunction, RowQuery, RowResult, plain_rows
+from coordexp.metrics.fold import MetricFold
 from coordexp.models.head import forward_through_head
 from coordexp.training.diagnostics import Diagnostic, Stage1Monitor
 from coordexp.types.metrics import Metric
@@ -33,6 +34,20 @@ class PackLoss:
     metrics: dict[str, Metric]
 
 
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """One optimizer step on one rank, after its forwards and backwards."""
+
+    terms: Tensor
+    """Float64[Tensor, "terms"]: this rank's sums over the denominators of the step; added over ranks they are the loss."""
+    num_packs: int
+    packs_planned: int
+    """Forwards of a full step."""
+    world_size: int
+    forward_s: float
+    """Seconds of forwards and backwards."""
+
+
 class Objective(Protocol):
     """What the trainer turns the crank for."""
 
@@ -44,9 +59,13 @@ class Objective(Protocol):
         """Every forward of one pack, through all wrappers of the model, to undivided sums."""
         ...
 
-    def describe_terms(self, terms: Tensor, batch: PackBatch) -> dict[str, float]:
-        """What is logged of the terms of a step. Float64[Tensor, "terms"]: this rank's sums over the step's denominators; `batch`: any pack of the step."""
+    def describe_step(self, batch: PackBatch, facts: StepFacts) -> Mapping[str, Metric]:
+        """What is measured of a whole step, beside the metrics of its forwards; `batch`: any pack of it."""
         ...
+
+
+PER_STEP_KEYS = ("base_ce/noncoord_tokens", "coord_diag/coord_tokens")
+"""Counted per optimizer step: forwards add to the total, the step to the count."""
 
 
 class Stage1Objective:
@@ -92,9 +111,14 @@ class Stage1Objective:
         # backward goes through the sums as the wrappers passed them on
         return replace(results[-1], sums=sums)
 
-    def describe_terms(self, terms: Tensor, batch: PackBatch) -> dict[str, float]:
-        """Nothing: the terms are among the metrics of each forward."""
-        return {}
+    def describe_step(self, batch: PackBatch, facts: StepFacts) -> Mapping[str, Metric]:
+        """The step itself, and how many forwards it had."""
+        fold = MetricFold()
+        for key in PER_STEP_KEYS:
+            fold.add(key, total=0.0, count=1.0 / facts.world_size)
+        fold.add("accum/grad_steps", total=facts.packs_planned)
+        fold.add("accum/current_grad_steps", total=facts.num_packs)
+        return fold.snapshot()
 
     def __call__(self, hidden: Tensor, head: OutputHead, batch: PackBatch) -> PackLoss:
         """Last hidden states of the kept columns, Float[Tensor, "rows columns width"], to undivided sums."""

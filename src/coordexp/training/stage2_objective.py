@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from coordexp.batching.collate import PackBatch, Supervision
 from coordexp.losses.rows import RowFunction, RowQuery, RowResult, plain_rows
 from coordexp.losses.slots import BOX_TERMS, COORDINATE_TERMS, SLOT_TERMS, SlotLossWeights, slot_terms
+from coordexp.metrics.fold import MetricFold
 from coordexp.models.soft_context import soft_coordinates
-from coordexp.training.objective import PackLoss
+from coordexp.training.objective import PackLoss, StepFacts
 from coordexp.training.row_forward import forward_rows
+from coordexp.types.metrics import Metric
 
 Channel: TypeAlias = Literal["A", "B"]
 GradMode: TypeAlias = Literal["unroll", "em_detach"]
@@ -97,8 +99,8 @@ class Stage2Objective:
         with torch.autocast(text.device.type, enabled=False):
             return PackLoss(sums=torch.cat((text.reshape(1), *self._slot_sums(last, batch))), metrics={})
 
-    def describe_terms(self, terms: Tensor, batch: PackBatch) -> dict[str, float]:
-        """`loss/…` of the registry."""
+    def describe_terms(self, terms: Tensor) -> dict[str, float]:
+        """`loss/…` of the registry, from Float64[Tensor, "terms"]."""
         value = dict(zip(TERMS, terms.tolist(), strict=True))
         slots = {group: {term: value[f"{group}/{term}"] for term in SLOT_TERMS} for group in GROUPS}
         both = {term: sum(slots[group][term] for group in GROUPS) for term in SLOT_TERMS}
@@ -159,8 +161,9 @@ def _counts(weight: Tensor) -> Tensor:
 class ChannelObjectives:
     """The objective of each channel; all packs of a step are of the same one, named by their extra `channel`."""
 
-    def __init__(self, objectives: Mapping[Channel, Stage2Objective]) -> None:
-        self._objectives = objectives
+    def __init__(self, objectives: Mapping[Channel, Stage2Objective], *, by_channel: bool) -> None:
+        """by_channel: log every term also by its channel."""
+        self._objectives, self._by_channel = objectives, by_channel
 
     def denominators(self, batch: PackBatch) -> Tensor:
         """See `Stage2Objective`."""
@@ -170,11 +173,15 @@ class ChannelObjectives:
         """See `Stage2Objective`."""
         return self._of(batch).run(model, batch)
 
-    def describe_terms(self, terms: Tensor, batch: PackBatch) -> dict[str, float]:
-        """Every term twice: over all steps, and over those of its channel."""
-        channel = batch.extra("channel", reader=type(self).__name__)
-        values = self._of(batch).describe_terms(terms, batch)
-        return values | {key.replace("loss/", f"loss/{channel}/", 1): value for key, value in values.items()}
+    def describe_step(self, batch: PackBatch, facts: StepFacts) -> Mapping[str, Metric]:
+        """The terms of the step, over all steps and over those of its channel, and the seconds of its forwards."""
+        fold, channel = MetricFold(), batch.extra("channel", reader=type(self).__name__)
+        for key, value in self._of(batch).describe_terms(facts.terms).items():
+            fold.add(key, total=value, count=1.0 / facts.world_size)
+            if self._by_channel:
+                fold.add(key.replace("loss/", f"loss/{channel}/", 1), total=value, count=1.0 / facts.world_size)
+        fold.add("time/forward_s", total=facts.forward_s)
+        return fold.snapshot()
 
     def _of(self, batch: PackBatch) -> Stage2Objective:
         return self._objectives[batch.extra("channel", reader=type(self).__name__)]

@@ -20,17 +20,15 @@ from coordexp.batching.collate import PackBatch
 from coordexp.metrics.fold import MetricFold
 from coordexp.metrics.registry import REGISTRY
 from coordexp.training.guards import refuse_cache_in_training
-from coordexp.training.objective import Objective, PackLoss
+from coordexp.training.objective import PER_STEP_KEYS, Objective, PackLoss, StepFacts
 from coordexp.training.optimizer import PartRates, parameter_groups
 from coordexp.training.ranks import gather_objects
 from coordexp.types.errors import ConfigError, UserError
 from coordexp.types.files import translate_os_errors
+from coordexp.types.metrics import Metric
 
 _TINY = 1e-8
 """Denominator of a term that has no position in the whole step: its sum is 0."""
-
-_PER_STEP_KEYS = ("base_ce/noncoord_tokens", "coord_diag/coord_tokens")
-"""Counted per optimizer step: forwards add to the total, the step to the count."""
 
 
 class TrainLoader(Protocol):
@@ -64,6 +62,7 @@ class StepTrainer(Trainer):
         write_model: Callable[[nn.Module, Path], object],
         eval_packs: EvalPacks | None = None,
         detect: Callable[[], Mapping[str, float]] | None = None,
+        step_metrics: Callable[[], Mapping[str, Metric]] | None = None,
         part_rates: PartRates | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         save_delay_steps: int = 0,
@@ -72,12 +71,15 @@ class StepTrainer(Trainer):
 
         write_model: writes a folder that opens as a checkpoint of its own.
         detect: further numbers of an evaluation, by key without the prefix; called on every rank, the same numbers on all.
+        step_metrics: what was measured while the packs of a step were made; read once a step.
         part_rates: learning rates by part of the model; None: one for all.
         save_delay_steps: evaluations before this step do not count as the best: there is no checkpoint of them.
         """
         if args.gradient_accumulation_steps != 1:
             raise ValueError("gradient_accumulation_steps must be 1: the packs of a step are looped inside it")
-        super().__init__(model=model, args=args, eval_dataset=eval_packs, callbacks=list(callbacks))  # pyright: ignore[reportArgumentType]
+        # Trainer asks for an evaluation set where `detect` alone evaluates too
+        evaluates: Any = eval_packs if eval_packs is not None else () if detect is not None else None
+        super().__init__(model=model, args=args, eval_dataset=evaluates, callbacks=list(callbacks))
         # it prints every event; ours go to the log file and the progress display
         self.remove_callback(PrinterCallback)
         if self.is_deepspeed_enabled:
@@ -88,6 +90,7 @@ class StepTrainer(Trainer):
         self._write_model = write_model
         self._eval_packs = eval_packs
         self._detect = detect
+        self._step_metrics = step_metrics
         self._part_rates = part_rates
         self._save_delay_steps = save_delay_steps
         self._fold = MetricFold()
@@ -144,6 +147,7 @@ class StepTrainer(Trainer):
         denominators = self._reduce(sum(self._objective.denominators(batch) for batch in packs)).clamp_min(_TINY)  # pyright: ignore[reportArgumentType]
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
         terms = torch.zeros_like(denominators)
+        start = time.perf_counter()
         for number, batch in enumerate(packs):
             is_last = number == len(packs) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
@@ -153,10 +157,17 @@ class StepTrainer(Trainer):
             total += loss.detach()
             terms += result.sums.detach() / denominators
             self._fold.update(result.metrics)
-        for key, value in self._objective.describe_terms(terms, packs[0]).items():
-            self._fold.add(key, total=value, count=1.0 / self.args.world_size)
         self._check_finite(total, packs)
-        self._count_step(len(packs))
+        facts = StepFacts(
+            terms=terms,
+            num_packs=len(packs),
+            packs_planned=self.loader.packs_per_step if self.loader is not None else len(packs),
+            world_size=self.args.world_size,
+            forward_s=time.perf_counter() - start,
+        )
+        self._fold.update(self._objective.describe_step(packs[0], facts))
+        if self._step_metrics is not None:
+            self._fold.update(self._step_metrics())
         return total.float()
 
     def _forward(self, model: nn.Module, batch: PackBatch) -> PackLoss:
@@ -176,12 +187,6 @@ class StepTrainer(Trainer):
             fix="lower the learning rate, raise warmup_steps, or train in float32 or bfloat16",
         )
 
-    def _count_step(self, num_packs: int) -> None:
-        for key in _PER_STEP_KEYS:
-            self._fold.add(key, total=0.0, count=1.0 / self.args.world_size)
-        self._fold.add("accum/grad_steps", total=self.loader.packs_per_step if self.loader is not None else num_packs)
-        self._fold.add("accum/current_grad_steps", total=num_packs)
-
     def floating_point_ops(self, inputs: Any) -> int:
         """6 operations for each parameter and token, forward and backward."""
         return 6 * self._num_parameters * sum(batch.model_inputs["input_ids"].numel() for batch in inputs)
@@ -194,21 +199,26 @@ class StepTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Loss and metrics on the evaluation packs, by the same objective and denominators: `eval_loss` compares with `loss`."""
-        assert self._eval_packs is not None, "evaluation needs eval_packs"
+        """Loss and metrics on the evaluation packs, by the same objective and denominators: `eval_loss` compares with `loss`; and what `detect` finds."""
+        assert self._eval_packs is not None or self._detect is not None, "evaluation needs eval_packs or detect"
         start = time.perf_counter()
-        was_training = self._model.training
-        self._model.eval()
-        loss, fold, num_samples = self._measure(self._eval_packs)
-        self._model.train(was_training)
-        seconds = time.perf_counter() - start
-        values = {"loss": loss, **self._gather(fold).values(), "runtime": seconds}
-        values |= {"samples_per_second": num_samples / seconds, "steps_per_second": len(self._eval_packs) / seconds}
+        values = self._evaluate_packs(self._eval_packs) if self._eval_packs is not None else {}
         values |= self._detect() if self._detect is not None else {}
+        values.setdefault("runtime", time.perf_counter() - start)
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _evaluate_packs(self, packs: EvalPacks) -> dict[str, float]:
+        start = time.perf_counter()
+        was_training = self._model.training
+        self._model.eval()
+        loss, fold, num_samples = self._measure(packs)
+        self._model.train(was_training)
+        seconds = time.perf_counter() - start
+        speed = {"samples_per_second": num_samples / seconds, "steps_per_second": len(packs) / seconds}
+        return {"loss": loss, **self._gather(fold).values(), "runtime": seconds} | speed
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         return self.state.global_step >= self._save_delay_steps and super()._determine_best_metric(metrics, trial)
@@ -225,7 +235,7 @@ class StepTrainer(Trainer):
                 parts.append(torch.stack((result.sums.double(), self._objective.denominators(batch))))
                 num_samples += batch.extra("pack_num_samples", reader="StepTrainer")
                 fold.update({key: metric for key, metric in result.metrics.items() if REGISTRY.get(key).in_eval})
-        for key in _PER_STEP_KEYS:
+        for key in PER_STEP_KEYS:
             fold.add(key, total=0.0, count=1.0 / self.args.world_size)
         sums, denominators = self._reduce(torch.stack(parts).sum(0))
         total = self._reduce(torch.tensor(float(num_samples), device=self.args.device))

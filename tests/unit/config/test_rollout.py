@@ -9,6 +9,7 @@ from coordexp.config.train import TrainConfig
 from coordexp.types.errors import ConfigError
 
 VALID = ["model.model=m", "training.output_dir=o", "training.run_name=r", "training.learning_rate=1e-4", "training.max_steps=3", "custom.train_jsonl=a"]
+VALID += ["custom.trainer_variant=rollout_matching_sft"]
 
 
 @pytest.mark.parametrize(

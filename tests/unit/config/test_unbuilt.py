@@ -26,19 +26,26 @@ VALID: dict[type[FileSection], list[str]] = {
     InferConfig: ["run.name=r", "run.output_dir=o", "infer.gt_jsonl=a", "infer.model_checkpoint=m"],
     EvalConfig: ["pred_jsonl=p", "out_dir=o"],
 }
+STAGE2 = ["custom.trainer_variant=stage2_ab_training", "stage2_ab.schedule.b_ratio=0.5"]
+"""What settings of rollouts need around them."""
 CASES = [pytest.param(model, row, id=f"{model.__name__}-{row.key}") for model in VALID for row in model.unbuilt]
+
+
+def around(model: type[FileSection], row: Unbuilt) -> list[str]:
+    """The rest of a valid file."""
+    return VALID[model] + (STAGE2 if row.key.startswith(("stage2_ab", "rollout_matching", "custom.extra")) else [])
 
 
 @pytest.mark.parametrize(("model", "row"), CASES)
 def test_a_setting_that_is_not_built_is_refused_by_name(model: type[FileSection], row: Unbuilt) -> None:
     with pytest.raises(ConfigError) as error:
-        load_config(None, model, [*VALID[model], Override(row.key, row.example)])
+        load_config(None, model, [*around(model, row), Override(row.key, row.example)])
     assert f"command line: {row.key}: {row.feature} is not supported by this version; {row.fix}" in str(error.value)
 
 
 @pytest.mark.parametrize(("model", "row"), CASES)
 def test_what_the_sentence_proposes_works(model: type[FileSection], row: Unbuilt) -> None:
-    load_config(None, model, [*VALID[model], *(Override(row.key, value) for value in row.supported if value is not None)])
+    load_config(None, model, [*around(model, row), *(Override(row.key, value) for value in row.supported if value is not None)])
 
 
 def test_the_switch_and_not_the_details_is_what_is_refused() -> None:

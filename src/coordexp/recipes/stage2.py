@@ -1,0 +1,160 @@
+"""Stage-2: training on the model's own answers. What is particular to it: how answers are made, what is taught in them, and which step is of which channel.
+
+Checkpoint, data, run folder and the end of a run are those of Stage-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from coordexp.batching.plan import plan_padded
+from coordexp.batching.post_rollout import pack_rollouts
+from coordexp.config.rollout import RolloutMatchingSection
+from coordexp.config.stage2_ab import Stage2ABSection
+from coordexp.config.train import TrainConfig
+from coordexp.generation.hf import HfBackend
+from coordexp.losses.coordinates import CoordLossWeights
+from coordexp.losses.slots import SlotLossWeights
+from coordexp.recipes.generating import rollout_generation
+from coordexp.recipes.rollouts import desc_gate, desc_monitor, match_settings, target_settings
+from coordexp.recipes.stage1_data import data_seed
+from coordexp.recipes.stage1_packing import build_collator
+from coordexp.recipes.stage1_parts import Stage1Parts, loss_weights
+from coordexp.rollout.producer import RolloutProducer, RolloutReader
+from coordexp.training.channels import ChannelSchedule
+from coordexp.training.rollout_eval import RolloutEval
+from coordexp.training.schedules import Schedule, StepSchedule
+from coordexp.training.stage2_loader import Dump, RolloutSteps, SegmentPacker, Stage2Loader
+from coordexp.training.stage2_objective import ChannelObjectives, SoftContext, Stage2Objective
+from coordexp.training.step_loader import StepLoader
+
+
+def rollout_section(config: TrainConfig) -> RolloutMatchingSection:
+    """The section, or its defaults."""
+    return config.rollout or RolloutMatchingSection()
+
+
+def channel_schedule(config: TrainConfig) -> ChannelSchedule:
+    """Which steps are rollouts; all of them for `rollout_matching_sft`."""
+    return ChannelSchedule(config.stage2_ab.schedule.b_ratio if config.stage2_ab is not None else 1.0)
+
+
+def build_objective(config: TrainConfig, parts: Stage1Parts) -> ChannelObjectives:
+    """The losses of both channels."""
+    coord_ids = parts.loaded_model.coord_vocab.ids
+    section = config.stage2_ab
+    if section is None:
+        matching = SlotLossWeights(distribution=loss_weights(config) or CoordLossWeights())
+        return ChannelObjectives({"B": Stage2Objective(coord_ids, weights=matching)}, by_channel=False)
+    weights = slot_weights(config, section)
+    context = SoftContext(iterations=section.n_softctx_iter, grad_mode=section.softctx_grad_mode, temperature=section.softctx_temperature)
+    return ChannelObjectives(
+        {
+            "A": Stage2Objective(coord_ids, weights=weights, soft_context=context),
+            "B": Stage2Objective(coord_ids, weights=weights, reduction=section.channel_b.geometry_reduction),
+        },
+        by_channel=True,
+    )
+
+
+def slot_weights(config: TrainConfig, section: Stage2ABSection) -> SlotLossWeights:
+    """Of both channels."""
+    targets = config.custom.coord_soft_ce_w1
+    return SlotLossWeights(
+        distribution=CoordLossWeights(
+            soft_ce=section.coord_soft_ce_weight,
+            w1=section.coord_w1_weight,
+            ce=section.coord_ce_weight,
+            gate=section.coord_gate_weight,
+            temperature=targets.temperature,
+            target_sigma=targets.target_sigma,
+            target_truncate=targets.target_truncate,
+        ),
+        coord_el1=section.coord_el1_weight,
+        coord_ehuber=section.coord_ehuber_weight,
+        coord_entropy=section.coord_entropy_weight,
+        bbox_smoothl1=section.bbox_smoothl1_weight,
+        bbox_ciou=section.bbox_ciou_weight,
+        beta=section.bbox_smoothl1_beta,
+    )
+
+
+def build_reader(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str], None]) -> RolloutReader:
+    """Answers of the model in training, read and matched."""
+    section, model = rollout_section(config), parts.loaded_model
+    backend = HfBackend(model, batch_size=section.rollout_infer_batch_size)
+    return RolloutReader(
+        backend,
+        tokenizer=backend.text_tokenizer,
+        coord_vocab=model.coord_vocab,
+        generation=rollout_generation(section),
+        matching=match_settings(section),
+        allow_poly="poly" in config.data.geometry_kinds,
+        monitor=desc_monitor(section, say=say),
+    )
+
+
+def build_packer(config: TrainConfig, parts: Stage1Parts) -> SegmentPacker:
+    """Rows of `global_max_length`, or padded batches."""
+    if config.training.packing:
+        assert config.global_max_length is not None, "the configuration requires it"
+        return partial(pack_rollouts, row_length=config.global_max_length)
+    return partial(plan_padded, per_pack=parts.shape.per_pack)
+
+
+def build_loader(
+    config: TrainConfig,
+    parts: Stage1Parts,
+    ground_truth: StepLoader | None,
+    reader: RolloutReader,
+    *,
+    current_step: Callable[[], int],
+    say: Callable[[str], None],
+    dump: Dump | None,
+    rank: int,
+    world_size: int,
+) -> Stage2Loader:
+    """What the trainer pulls from."""
+    channels, section = channel_schedule(config), config.stage2_ab
+    gate = desc_gate(section, say=say) if section is not None else None
+    num_samples = (section.channel_b.rollouts_per_step if section is not None else None) or parts.shape.samples_per_step
+    # another order than that of Channel A: the seed of a stream of its own
+    schedule = StepSchedule(num_samples=len(parts.train), samples_per_step=min(num_samples, len(parts.train)), seed=data_seed(config) + 1)
+    rollouts = RolloutSteps(
+        parts.train,
+        RolloutProducer(reader, settings=target_settings(config), desc_gate=gate),
+        schedule=schedule,
+        packer=build_packer(config, parts),
+        collator=build_collator(config, parts.loaded_model, is_packed=config.training.packing),
+        row_length=config.global_max_length if config.training.packing else None,
+        seed=config.training.seed,
+        is_ab=section is not None,
+        rank=rank,
+        world_size=world_size,
+        dump=dump,
+    )
+    return Stage2Loader(
+        ground_truth if channels.b_ratio < 1 else None,
+        rollouts,
+        channels=channels,
+        steps_per_epoch=parts.schedule.steps_per_epoch,
+        samples_after=lambda num_a, num_b: _samples_after(parts.schedule, num_a, len(parts.train)) + _samples_after(schedule, num_b, len(parts.train)),
+        current_step=current_step,
+        is_ab=section is not None,
+    )
+
+
+def _samples_after(schedule: Schedule, num_steps: int, num_samples: int) -> int:
+    """Samples of the first steps; inside an epoch of packed rows in proportion to its steps."""
+    epochs, position = divmod(num_steps, schedule.steps_per_epoch)
+    in_order = position * schedule.groups_per_step if isinstance(schedule, StepSchedule) else round(position * num_samples / schedule.steps_per_epoch)
+    return epochs * num_samples + min(in_order, num_samples)
+
+
+def build_rollout_eval(config: TrainConfig, parts: Stage1Parts, reader: RolloutReader, *, rank: int, world_size: int) -> RolloutEval | None:
+    """Evaluation by rollouts on the validation set."""
+    if parts.val is None:
+        return None
+    window = rollout_section(config).rollout_infer_batch_size
+    return RolloutEval(parts.val, reader, num_records=len(parts.val), seed=config.training.seed, window=window, rank=rank, world_size=world_size)
