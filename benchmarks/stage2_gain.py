@@ -35,7 +35,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("output/stage2_gain"), help="for everything")
     parser.add_argument("--budget", type=float, default=Study.budget_cpu_s, help="processor seconds of training of one run")
     parser.add_argument("--prepare-steps", type=int, default=Study.prepare_steps)
-    parser.add_argument("--decay-steps", type=int, default=Study.decay_steps)
     parser.add_argument("--arms", help="names; all by default")
     parser.add_argument("--seeds", help="numbers; those of each arm by default")
     parser.add_argument("--cpus", default="0,1", help="processors to pin runs to, one run on each")
@@ -46,7 +45,6 @@ def main() -> None:
         args.folder.absolute(),
         budget_cpu_s=args.budget,
         prepare_steps=args.prepare_steps,
-        decay_steps=args.decay_steps,
         cpus=tuple(map(int, args.cpus.split(","))),
         niceness=args.nice,
     )
@@ -95,7 +93,7 @@ def runnable(study: Study, arms: Sequence[Arm]) -> list[Arm]:
 
 def quick(folder: Path, json_path: Path | None) -> None:
     """The whole way with a few scenes and one short run for each stage."""
-    study = Study(folder, budget_cpu_s=1.0, prepare_steps=2, decay_steps=1, num_scenes={"train": 24, "val": 4}, max_new_tokens=64)
+    study = Study(folder, budget_cpu_s=1.0, prepare_steps=2, stable_steps=0, decay_steps=1, num_scenes={"train": 24, "val": 4}, max_new_tokens=64)
     arms = [replace(arm, seeds=(1,)) for arm in (*ARMS, *LOOKS) if arm.name in QUICK_ARMS]
     execute("prepare", study, arms, None)
     execute("run", study, arms, None)

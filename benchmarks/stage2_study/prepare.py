@@ -36,11 +36,11 @@ def prepare_data(study: Study) -> None:
 
 
 def prepare_start(study: Study) -> dict[str, Any]:
-    """Train the starting checkpoint and score it; the content of `start.json`."""
+    """Train the starting checkpoint, or train it further when more steps are asked for, and score it; the content of `start.json`."""
     summary = study.folder / "start.json"
-    if summary.exists() and study.start.exists():
+    if summary.exists() and study.start.exists() and read_json(summary)["steps"] == study.prepare_steps:
         return read_json(summary)
-    schedule = {"num_decay_steps": study.decay_steps, "min_lr_ratio": 0.2}
+    schedule = {"num_stable_steps": study.stable_steps, "num_decay_steps": study.decay_steps, "min_lr_ratio": 0.2}
     settings = {
         "model.model": tiny_checkpoint(),
         "training.output_dir": study.folder / "prepare",

@@ -27,9 +27,10 @@ class Study:
     folder: Path
     budget_cpu_s: float = 180.0
     """Processor seconds of training of one run."""
-    prepare_steps: int = 2000
+    prepare_steps: int = 4000
+    """Of the starting checkpoint: warm-up, constant, decay to the learning rate of the study, and the rest at that one."""
+    stable_steps: int = 1450
     decay_steps: int = 500
-    """The last ones of them, in which the learning rate falls to that of the study."""
     num_scenes: Mapping[str, int] | None = None
     """By split; None: whole splits."""
     max_new_tokens: int = 512
