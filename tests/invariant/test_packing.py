@@ -26,6 +26,7 @@ from coordexp.recipes.stage1 import build_trainer, run_stage1
 from coordexp.recipes.stage1_parts import prepare_stage1
 from coordexp.training.samples import SegmentSource
 from coordexp.training.trainer import StepTrainer
+from coordexp.types.errors import ConfigError
 from coordexp.types.progress import NoProgress
 from coordexp.types.sequences import Pack, Segment
 
@@ -179,6 +180,26 @@ def test_a_packed_run_resumed_at_any_step_equals_the_straight_one_bit_for_bit(ma
 
 
 @pytest.mark.slow
+def test_a_streamed_packed_run_resumes_where_it_was(make_stage1: Stage1Maker) -> None:
+    """The buffer holds 4 of 10 samples, and 6 rows are more than one pass over them."""
+    settings = (*PACKED, "data.streaming=true", "training.packing_buffer=4", "training.max_steps=4", "training.save_steps=1")
+    straight = run_stage1(make_stage1(*settings))
+    expected, final = events(straight), weights(straight / "checkpoint-4")
+    assert json.loads((straight / "run_metadata.json").read_text())["packing"] == {"train": None, "val": None}
+    shutil.rmtree(straight / "checkpoint-4")
+    run_stage1(make_stage1(*settings, f"training.resume_from_checkpoint={straight}/checkpoint-3"))
+    assert events(straight) == expected
+    assert all(torch.equal(value, final[name]) for name, value in weights(straight / "checkpoint-4").items())
+
+
+@pytest.mark.slow
+def test_a_streamed_run_without_packing_is_the_same_run(make_stage1: Stage1Maker) -> None:
+    settings = ("training.max_steps=3", "training.save_strategy=no", "data.prompt_labels=gt+negatives")
+    first, second = (events(run_stage1(make_stage1(*settings, f"data.streaming={streaming}"))) for streaming in ("false", "true"))
+    assert first == second
+
+
+@pytest.mark.slow
 def test_a_packed_run_says_and_keeps_how_full_its_rows_are(make_stage1: Stage1Maker) -> None:
     said: list[str] = []
 
@@ -195,6 +216,21 @@ def test_a_packed_run_says_and_keeps_how_full_its_rows_are(make_stage1: Stage1Ma
     assert facts["val"]["samples"] == 5
     assert any(text.startswith("packing: ") and f"lower bound {facts['train']['rows_lower_bound']}" in text for text in said)
     assert any(text.startswith("epoch 1: ") for text in said)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        pytest.param(("training.packing=true",), "global_max_length.*is required when training.packing is true", id="no-row-length"),
+        pytest.param(("training.eval_packing=true",), "global_max_length.*is required when training.eval_packing is true", id="no-row-length-in-evaluation"),
+        pytest.param((*PACKED, "training.per_device_train_batch_size=2"), "with training.packing a forward is one row", id="two-rows"),
+        pytest.param((*PACKED, "data.streaming=true", "training.max_steps=-1", "training.num_train_epochs=1"), r"training\.max_steps", id="endless"),
+        pytest.param(("data.streaming=true", "custom.fusion_config=a.yaml", "custom.train_jsonl=null"), "works on one file", id="fusion"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(make_stage1: Stage1Maker, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_stage1(*overrides)
 
 
 @pytest.mark.slow

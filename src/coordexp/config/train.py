@@ -214,6 +214,8 @@ class TrainConfig(FileSection):
         if self.data.streaming and training.packing and training.max_steps <= 0:
             what = "is required: how many rows a streamed set makes is not known before"
             yield KeyProblem("training.max_steps", what, "set it, or remove data.streaming")
+        if self.data.streaming and self.custom.fusion_config is not None:
+            yield KeyProblem("data.streaming", "works on one file, and custom.fusion_config mixes several", "remove one of them")
 
     @property
     def selects_by_detection(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -19,6 +19,7 @@ from coordexp.types.records import CoordSpace, DetObject, Record
 
 _BOM = b"\xef\xbb\xbf"
 _TOKENS = coord_tokens()
+_decode = msgspec.json.Decoder().decode
 
 
 def iter_records(
@@ -63,25 +64,40 @@ def scan_file(path: Path, reader: RecordReader) -> Iterator[Record | None]:
     Raises:
         DataError: the file cannot be opened.
     """
-    decode = msgspec.json.Decoder().decode
+    with open_records(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not is_blank(line, number=number):
+                yield read_line(line, reader, number=number)
+
+
+def open_records(path: Path) -> BinaryIO:
+    """The file, open for reading.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
     try:
-        stream = path.open("rb")
+        return path.open("rb")
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         what = "the data file does not exist" if missing else f"the data file cannot be read ({error.strerror})"
         raise DataError(what, where=str(path), fix="check the path" if missing else None) from error
-    with stream:
-        for number, line in enumerate(stream, start=1):
-            text = line.removeprefix(_BOM) if number == 1 else line
-            if text.isspace() or not text:
-                continue
-            try:
-                raw = decode(text)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                reader.refuse_json(number, f"the line is not JSON in UTF-8 ({error})")
-                yield None
-            else:
-                yield reader.read(raw, line=number)
+
+
+def is_blank(line: bytes, *, number: int) -> bool:
+    """A line that is passed over."""
+    text = line.removeprefix(_BOM) if number == 1 else line
+    return text.isspace() or not text
+
+
+def read_line(line: bytes, reader: RecordReader, *, number: int) -> Record | None:
+    """The record of line `number`; None for a line that breaks a rule, `reader.violations` then says which."""
+    try:
+        raw = _decode(line.removeprefix(_BOM) if number == 1 else line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reader.refuse_json(number, f"the line is not JSON in UTF-8 ({error})")
+        return None
+    return reader.read(raw, line=number)
 
 
 def as_error(path: Path, violation: Violation) -> DataError:

@@ -11,27 +11,42 @@ from coordexp.config.train import TrainConfig
 from coordexp.data.augmentation import Augmentation, Colour, Crop, ZoomOut
 from coordexp.data.convert import to_norm1000
 from coordexp.data.jsonl import read_records
+from coordexp.data.record_file import RecordFile
 from coordexp.models.load import LoadedModel
 from coordexp.training.samples import SampleSettings, SegmentSource
 from coordexp.types.errors import ConfigError, DataError
 from coordexp.types.records import Record
 
 
-def read_split(config: TrainConfig, path: Path | None, *, limit: int) -> list[Record]:
-    """The records of a file, in bins.
+def read_split(config: TrainConfig, path: Path | None, *, limit: int, streaming: bool = False) -> Sequence[Record]:
+    """The records of a file, in bins; with `streaming` each is read when it is asked for.
 
     Raises:
-        UserError: a broken or empty file, or bins that would be normalized once more.
+        UserError: a broken or empty file, or bins that would be normalized once more. With `streaming` a broken record raises when it is read.
     """
     assert path is not None, "the configuration requires it"
-    records = read_records(path, coord_space=config.data.coord_space, limit=limit, dataset=path.stem)
+    takes_bins = config.custom.coord_tokens.skip_bbox_norm
+
+    def convert(record: Record) -> Record:
+        if not takes_bins and record.coord_space != "pixel":
+            what = f"{path} already holds bins, which would be normalized once more"
+            raise ConfigError(what, where="custom.coord_tokens.skip_bbox_norm", fix="remove it or set it to true")
+        return to_norm1000(record)
+
+    if streaming:
+        records: Sequence[Record] = RecordFile(path, coord_space=config.data.coord_space, limit=limit, dataset=path.stem, convert=convert)
+    else:
+        records = [convert(record) for record in read_records(path, coord_space=config.data.coord_space, limit=limit, dataset=path.stem)]
     if not records:
         raise DataError("there are no records", where=str(path), fix="check the file")
-    if not config.custom.coord_tokens.skip_bbox_norm and any(record.coord_space != "pixel" for record in records):
-        raise ConfigError(
-            f"{path} already holds bins, which would be normalized once more", where="custom.coord_tokens.skip_bbox_norm", fix="remove it or set it to true"
-        )
-    return [to_norm1000(record) for record in records]
+    return records
+
+
+def prompt_categories(config: TrainConfig, records: Sequence[Record]) -> list[str]:
+    """All categories of a set, when prompts need them: that takes a pass over a streamed file."""
+    if config.data.prompt_labels not in ("all", "gt+negatives"):
+        return []
+    return sorted({item.desc for record in records for item in record.objects})
 
 
 def build_source(

@@ -106,6 +106,8 @@ def describe_packing(schedule: Schedule, evaluation: EvalForwards | None) -> lis
     said = []
     if isinstance(schedule, PackedSchedule):
         said.append(f"packing: {describe_rows(schedule.first_plan)} in the first epoch")
+    if isinstance(schedule, StreamSchedule):
+        said.append(f"packing: records are read, checked and packed {schedule.buffer} at a time; an epoch is the whole training")
     if evaluation is not None and evaluation.plan is not None:
         said.append(f"packing in evaluation: {describe_rows(evaluation.plan)}")
     return said

@@ -13,7 +13,7 @@ from coordexp.config.train import TrainConfig
 from coordexp.generation.hf import HfBackend
 from coordexp.losses.coordinates import CoordLossWeights
 from coordexp.models.load import LoadedModel, load_model
-from coordexp.recipes.stage1_data import build_source, data_seed, extra_setting, read_split
+from coordexp.recipes.stage1_data import build_source, data_seed, extra_setting, prompt_categories, read_split
 from coordexp.recipes.stage1_packing import EvalForwards, build_schedule, check_source, plan_evaluation
 from coordexp.recipes.stage1_tuner import Tuned, tune_model
 from coordexp.training import run_folder
@@ -61,18 +61,18 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
         accumulation=training.gradient_accumulation_steps,
     )
     resume = _find_resume(config)
-    train_records = read_split(config, config.custom.train_jsonl, limit=config.custom.train_sample_limit)
+    train_records = read_split(config, config.custom.train_jsonl, limit=config.custom.train_sample_limit, streaming=config.data.streaming)
     val_records = None if training.eval_strategy == "no" else read_split(config, config.custom.val_jsonl, limit=config.custom.val_sample_limit)
     model = load_model(config.model.model, dtype=config.model.torch_dtype, attn_implementation=config.model.attn_impl, quantization=config.model.quantization)
     tuned = tune_model(config, model, resume=resume)
     has_cuda = torch.cuda.is_available() and not training.use_cpu
     if (warning := check_precision(model.model, fp16=training.fp16, has_cuda=has_cuda)) is not None and progress is not None:
         progress.say(warning)
-    labels = sorted({item.desc for record in train_records for item in record.objects})
+    labels = prompt_categories(config, train_records)
     train = build_source(config, model, train_records, config.custom.train_jsonl, labels, is_training=True)
     val = None if val_records is None else build_source(config, model, val_records, config.custom.val_jsonl, labels)
     drop_last = bool(extra_setting(config, "dataloader_drop_last", False))
-    lengths = check_source(config, train, name="training data", progress=progress)
+    lengths = None if config.data.streaming else check_source(config, train, name="training data", progress=progress)
     schedule = build_schedule(config, train, shape, lengths=lengths, seed=data_seed(config), drop_last=drop_last)
     evaluation = None
     if val is not None:

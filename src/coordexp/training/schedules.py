@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,7 +80,7 @@ class StepSchedule:
     def indices(self, step: int) -> np.ndarray:
         """Sample indices of a step, for all ranks together."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
+        order = shuffled(self.num_samples, seed=self.seed, epoch=epoch)
         return order[position * self.samples_per_step : (position + 1) * self.samples_per_step]
 
     def groups(self, step: int) -> tuple[Group, ...]:
@@ -194,6 +195,7 @@ class StreamSchedule:
         """
         if rows.buffer is None:
             raise ValueError("a stream needs a buffer")
+        self.buffer = rows.buffer
         self._read_pass = read_pass
         self._num_steps = num_steps
         self._rows_per_step = rows_per_step
@@ -233,12 +235,11 @@ class StreamSchedule:
 
     def _read(self) -> Iterator[Group]:
         settings, number = self._rows, 0
-        assert settings.buffer is not None
         while True:
             rows = pack_stream(
                 self._read_pass(number),
                 capacity=settings.capacity,
-                buffer=settings.buffer,
+                buffer=self.buffer,
                 seed=(self._seed, number),
                 min_fill=settings.min_fill,
                 drop_last=settings.drop_last,
@@ -271,9 +272,12 @@ def row_facts(plan: RowPlan) -> dict[str, Any]:
     }
 
 
-def shuffled(num_samples: int, *, seed: int, epoch: int) -> Sequence[int]:
-    """The order of a pass over samples that are read one by one."""
-    return np.random.default_rng((seed, epoch)).permutation(num_samples)  # pyright: ignore[reportReturnType]
+@lru_cache(maxsize=4)
+def shuffled(num_samples: int, *, seed: int, epoch: int) -> Indices:
+    """The samples in the order of an epoch; not to be written to."""
+    order = np.random.default_rng((seed, epoch)).permutation(num_samples)
+    order.flags.writeable = False
+    return order
 
 
 def _count_steps(num_groups: int, per_step: int, *, drop_last: bool) -> int:
