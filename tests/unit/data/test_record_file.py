@@ -13,7 +13,8 @@ from coordexp.types.errors import DataError
 
 
 def line(number: int) -> bytes:
-    record = {"images": [f"{number}.png"], "objects": [{"desc": "é" * (number + 1), "bbox_2d": [1, 2, 3, 4]}], "width": 64, "height": 48, "coord_space": "pixel"}
+    objects = [{"desc": "é" * (number + 1), "bbox_2d": [1, 2, 3, 4]}]
+    record = {"images": [f"{number}.png"], "objects": objects, "width": 64, "height": 48, "coord_space": "pixel"}
     return json.dumps(record, ensure_ascii=False).encode()
 
 
