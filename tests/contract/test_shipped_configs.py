@@ -19,6 +19,8 @@ from coordexp.types.errors import ConfigError
 REPO = Path(__file__).parents[2]
 SCHEMAS: dict[str, type[FileSection]] = {
     "stage1": TrainConfig,
+    "stage2_ab": TrainConfig,
+    "demo/stage2_ab.yaml": TrainConfig,
     "demo/stage1.yaml": TrainConfig,
     "demo/infer.yaml": InferConfig,
     "infer": InferConfig,

@@ -22,6 +22,8 @@ _SHOWN = (
     "eval_coord_diag/expected_bin_mae",
     "eval_det_f1",
     "eval_det_f1_miou",
+    "rollout/f1",
+    "eval_rollout_f1",
 )
 _SHOWN_NAMES = {"coord_diag/expected_bin_mae": "bin error", "eval_coord_diag/expected_bin_mae": "eval bin error"}
 
@@ -113,8 +115,9 @@ class ProgressCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         is_last = state.global_step >= state.max_steps
-        if "eval_loss" in logs or state.global_step >= self._next_line or is_last:
-            if "eval_loss" not in logs:
+        is_evaluation = any(key.startswith("eval_") for key in logs)
+        if is_evaluation or state.global_step >= self._next_line or is_last:
+            if not is_evaluation:
                 self._next_line = state.global_step + state.max_steps / 10
             self._progress.say(self._describe(logs, state))
 
