@@ -67,6 +67,24 @@ def interruptible() -> None:
 
 
 @pytest.fixture(scope="session")
+def same() -> Callable[[Any, Any], bool]:
+    """Whether two nested states of tensors, arrays and plain values are equal to the last bit."""
+    return _is_same
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    import torch
+
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_is_same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_is_same, first, second))
+    return bool((first == second).all()) if hasattr(first, "all") else first == second
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from coordexp.models.tiny import build_tiny
 

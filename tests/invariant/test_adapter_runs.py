@@ -20,6 +20,7 @@ from coordexp.training.run_folder import list_checkpoints
 from coordexp.types.errors import BackendError, CheckpointError, ConfigError, UserError
 
 Stage1Maker = Callable[..., Loaded[TrainConfig]]
+Same = Callable[[Any, Any], bool]
 LORA = ("tuner.train_type=lora", "tuner.lora_rank=4", "tuner.lora_dropout=0.1")
 ROWS = ("custom.coord_offset.enabled=true",)
 DETECTION = ("custom.eval_detection.enabled=true", "custom.eval_detection.limit=3", "custom.eval_detection.max_new_tokens=12")
@@ -37,19 +38,8 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def same(first: Any, second: Any) -> bool:
-    """Equal to the last bit, through nested states."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool((first == second).all()) if hasattr(first, "all") else first == second
-
-
 @pytest.mark.slow
-def test_a_resumed_adapter_run_equals_the_straight_one_bit_for_bit(make_stage1: Stage1Maker) -> None:
+def test_a_resumed_adapter_run_equals_the_straight_one_bit_for_bit(make_stage1: Stage1Maker, same: Same) -> None:
     """10 samples, 4 a step: 3 steps an epoch, so step 2 lies inside the first epoch. The dropout of LoRA draws random numbers."""
     rates = ("training.optimizer=multimodal", "training.vit_lr=1e-4", "training.aligner_lr=2e-4", "training.weight_decay=0.01")
     settings = (*LORA, "tuner.use_dora=true", *ROWS, *rates, *DETECTION, "training.max_steps=4", "training.eval_strategy=steps", "training.eval_steps=2")
@@ -76,7 +66,7 @@ def test_a_resumed_adapter_run_equals_the_straight_one_bit_for_bit(make_stage1: 
     ],
 )
 def test_final_is_a_plain_checkpoint_with_the_loss_of_the_adapter(
-    make_stage1: Stage1Maker, request: pytest.FixtureRequest, folder: str, overrides: tuple[str, ...]
+    make_stage1: Stage1Maker, request: pytest.FixtureRequest, folder: str, overrides: tuple[str, ...], same: Same
 ) -> None:
     """A further run on `final` with a learning rate of nothing sees the evaluation loss that the adapter had at its end."""
     base = request.getfixturevalue(folder)
@@ -97,7 +87,7 @@ def test_final_is_a_plain_checkpoint_with_the_loss_of_the_adapter(
 
 
 @pytest.mark.slow
-def test_the_best_adapter_becomes_final(make_stage1: Stage1Maker) -> None:
+def test_the_best_adapter_becomes_final(make_stage1: Stage1Maker, same: Same) -> None:
     """The first step of a warm-up changes nothing, the next ones with this learning rate destroy the model."""
     rhythm = ("training.eval_strategy=steps", "training.eval_steps=1", "training.save_steps=1", "training.max_steps=3", "training.warmup_steps=2")
     best = ("training.load_best_model_at_end=true", "training.metric_for_best_model=eval_loss", "training.learning_rate=0.9")
@@ -109,7 +99,7 @@ def test_the_best_adapter_becomes_final(make_stage1: Stage1Maker) -> None:
 
 
 @pytest.mark.slow
-def test_final_is_written_for_a_run_that_was_killed_before_it(make_stage1: Stage1Maker) -> None:
+def test_final_is_written_for_a_run_that_was_killed_before_it(make_stage1: Stage1Maker, same: Same) -> None:
     run = run_stage1(make_stage1(*LORA, "training.max_steps=2"))
     expected = load_file(run / "final" / "model.safetensors")
     (run / "final").rename(run / "moved")
@@ -118,7 +108,7 @@ def test_final_is_written_for_a_run_that_was_killed_before_it(make_stage1: Stage
 
 
 @pytest.mark.slow
-def test_final_is_the_last_step_when_that_is_no_checkpoint(make_stage1: Stage1Maker) -> None:
+def test_final_is_the_last_step_when_that_is_no_checkpoint(make_stage1: Stage1Maker, same: Same) -> None:
     """Only the first step is the best one; the others destroy the model."""
     rhythm = ("training.save_strategy=best", "training.metric_for_best_model=eval_loss", "training.eval_strategy=steps", "training.eval_steps=1")
     run = run_stage1(make_stage1(*LORA, *rhythm, "training.max_steps=2", "training.warmup_steps=1", "training.learning_rate=0.9"))
@@ -148,6 +138,13 @@ def test_parts_learn_at_their_own_rates(make_stage1: Stage1Maker, tiny_folder: P
     assert moved
     assert not any(".visual." in name for name in moved)
     assert max(event.get("learning_rate", 0.0) for event in events(run)) > 1e-4
+
+
+@pytest.mark.slow
+def test_one_rate_for_all_parts_is_the_ordinary_optimizer(make_stage1: Stage1Maker, same: Same) -> None:
+    settings = ("training.max_steps=2", "training.weight_decay=0.1")
+    plain, by_part = (load_file(run_stage1(make_stage1(*settings, *more)) / "final" / "model.safetensors") for more in ((), ("training.optimizer=multimodal",)))
+    assert same(plain, by_part)
 
 
 @pytest.mark.parametrize(

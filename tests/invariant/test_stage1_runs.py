@@ -23,6 +23,7 @@ from coordexp.training.run_folder import list_checkpoints
 from coordexp.types.errors import CheckpointError, UserError
 
 Stage1Maker = Callable[..., Loaded[TrainConfig]]
+Same = Callable[[Any, Any], bool]
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_det_runtime"}
 DETECTION = ("custom.eval_detection.enabled=true", "custom.eval_detection.limit=3", "custom.eval_detection.max_new_tokens=12")
 
@@ -40,19 +41,8 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     return load_file(checkpoint / "model.safetensors")
 
 
-def same(first: Any, second: Any) -> bool:
-    """Equal to the last bit, through nested states."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool((first == second).all()) if hasattr(first, "all") else first == second
-
-
 @pytest.mark.slow
-def test_the_same_seed_gives_identical_logs_and_weights(make_stage1: Stage1Maker) -> None:
+def test_the_same_seed_gives_identical_logs_and_weights(make_stage1: Stage1Maker, same: Same) -> None:
     first, second = (run_stage1(make_stage1("custom.object_ordering=random")) for _ in range(2))
     assert first != second
     assert events(first) == events(second)
@@ -67,7 +57,7 @@ def test_another_seed_gives_another_run(make_stage1: Stage1Maker) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("step", "augmentation"), [(2, "null"), (4, "{hflip: 0.5, crop: {probability: 0.5}, colour: {probability: 0.5}}")])
-def test_a_resumed_run_equals_the_straight_one_bit_for_bit(make_stage1: Stage1Maker, step: int, augmentation: str) -> None:
+def test_a_resumed_run_equals_the_straight_one_bit_for_bit(make_stage1: Stage1Maker, step: int, augmentation: str, same: Same) -> None:
     """10 samples, 4 a step: 3 steps an epoch, so step 2 lies inside the first epoch and step 4 inside the second."""
     rhythm = ("training.max_steps=6", "training.eval_strategy=steps", "training.eval_steps=3", "training.dataloader_num_workers=2")
     settings = (*rhythm, "custom.object_ordering=random", f"custom.augmentation={augmentation}", *DETECTION)
@@ -127,7 +117,7 @@ def test_a_checkpoint_from_before_processor_seconds_were_counted_can_be_resumed(
 
 
 @pytest.mark.slow
-def test_detection_in_evaluation_leaves_the_training_as_it_is_to_the_last_bit(make_stage1: Stage1Maker) -> None:
+def test_detection_in_evaluation_leaves_the_training_as_it_is_to_the_last_bit(make_stage1: Stage1Maker, same: Same) -> None:
     settings = ("training.eval_strategy=steps", "training.eval_steps=1", "training.gradient_checkpointing=true", "training.bf16=true")
     plain, detected = (run_stage1(make_stage1(*settings, *more)) for more in ((), DETECTION))
     without = [{key: value for key, value in event.items() if not key.startswith("eval_det_")} for event in events(detected)]
@@ -137,7 +127,7 @@ def test_detection_in_evaluation_leaves_the_training_as_it_is_to_the_last_bit(ma
 
 
 @pytest.mark.slow
-def test_the_best_checkpoint_can_be_chosen_by_detection(make_stage1: Stage1Maker, scenes_jsonl: Path) -> None:
+def test_the_best_checkpoint_can_be_chosen_by_detection(make_stage1: Stage1Maker, scenes_jsonl: Path, same: Same) -> None:
     """The first step of a warm-up changes nothing, the second one with this learning rate destroys what the shipped checkpoint knows."""
     model = (f"model.model={tiny_checkpoint()}", f"custom.val_jsonl={scenes_jsonl}", "training.learning_rate=0.02", "training.warmup_steps=2")
     rhythm = ("training.eval_strategy=steps", "training.eval_steps=1", "training.save_steps=1", "training.max_steps=3")
@@ -166,7 +156,7 @@ def test_two_processes_detect_what_one_detects(make_stage1: Stage1Maker, scenes_
 
 
 @pytest.mark.slow
-def test_a_run_leaves_what_was_promised(make_stage1: Stage1Maker) -> None:
+def test_a_run_leaves_what_was_promised(make_stage1: Stage1Maker, same: Same) -> None:
     loaded = make_stage1("training.save_total_limit=1")
     run = run_stage1(loaded, argv=("coordexp", "train"))
     assert run.parent.name.startswith("v0-")
@@ -197,7 +187,7 @@ def test_training_lowers_the_loss(make_stage1: Stage1Maker) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_run_has_nothing_to_resume(make_stage1: Stage1Maker) -> None:
+def test_a_finished_run_has_nothing_to_resume(make_stage1: Stage1Maker, same: Same) -> None:
     run = run_stage1(make_stage1("training.max_steps=2"))
     before = (run / "logging.jsonl").read_bytes()
     (run / "final").rename(run / "moved")

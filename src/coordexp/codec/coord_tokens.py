@@ -71,7 +71,10 @@ class CoordVocabulary:
         missing = [token for token in coord_tokens() if token not in vocab]
         if missing:
             what = f"the tokenizer has {NUM_BINS - len(missing)} of the {NUM_BINS} coordinate tokens ({missing[0]} is missing)"
-            raise CheckpointError(what, where=where, fix="use a checkpoint with the tokens <|coord_0|> to <|coord_999|> in its vocabulary")
+            fix = "use a checkpoint with the tokens <|coord_0|> to <|coord_999|> in its vocabulary"
+            if len(missing) == NUM_BINS:
+                fix += ", or add them: coordexp model expand-vocab"
+            raise CheckpointError(what, where=where, fix=fix)
         return cls(tuple(vocab[token] for token in coord_tokens()))
 
     def bin_of(self, token_id: int) -> int | None:

@@ -26,9 +26,6 @@ from coordexp.training.schedules import Schedule
 from coordexp.types.errors import DataError
 from coordexp.types.progress import Progress
 
-_BYTES_PER_PARAMETER = 12
-"""float32 weights and the two moments of the optimizer, in a checkpoint."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stage1Parts:
@@ -80,7 +77,7 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
         evaluation = plan_evaluation(config, val, lengths=lengths, seed=data_seed(config), world_size=world_size)
         _check_detection_sample(config, val)
     if training.save_strategy != "no":
-        check_free_space(training.output_dir, _BYTES_PER_PARAMETER * tuned.num_saved)
+        check_free_space(training.output_dir, tuned.disk_bytes)
     num_steps = training.max_steps if training.max_steps > 0 else math.ceil((training.num_train_epochs or 0) * schedule.steps_per_epoch)
     return Stage1Parts(model, tuned, train, val, schedule, evaluation, shape, num_steps, resume)
 

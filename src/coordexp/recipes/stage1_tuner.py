@@ -26,6 +26,11 @@ from coordexp.types.progress import Progress
 
 ADAPTER_NAME = "final-adapter"
 
+_BYTES_PER_WEIGHT = 4
+"""float32; less when the checkpoint is smaller."""
+_BYTES_PER_PARAMETER = 12
+"""float32 weights and the two moments of the optimizer, in a checkpoint."""
+
 
 @dataclass(frozen=True, slots=True)
 class TunedAdapter:
@@ -53,9 +58,11 @@ class Tuned:
         return sum(size.trainable for size in self.sizes)
 
     @property
-    def num_saved(self) -> int:
-        """Parameters in the weight file of a checkpoint."""
-        return self.num_total if self.adapter is None else self.num_trainable
+    def disk_bytes(self) -> int:
+        """What a checkpoint takes, and the merged model of an adapter."""
+        if self.adapter is None:
+            return _BYTES_PER_PARAMETER * self.num_total
+        return _BYTES_PER_PARAMETER * self.num_trainable + _BYTES_PER_WEIGHT * self.num_total
 
 
 def tune_model(config: TrainConfig, loaded: LoadedModel, *, resume: Path | None = None) -> Tuned:
