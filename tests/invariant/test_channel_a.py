@@ -144,7 +144,7 @@ def test_detached_expectations_pass_no_gradient_back(setup: Setup) -> None:
     class Fixed(Stage2Objective):
         """Only the second forward, on constant expectations."""
 
-        def run(self, model, batch):
+        def run(self, model, batch, *, denominators=None):
             with soft_coordinates(model, constant, positions=sup.coord_positions, coord_ids=setup.coord_ids):
                 return super().run(model, batch)
 

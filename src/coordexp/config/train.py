@@ -152,6 +152,8 @@ class CustomSection(Section):
     """Order of the objects in the target: top to bottom then left to right, or seeded by sample and epoch."""
     object_field_order: Literal["desc_first", "geometry_first"] = "desc_first"
     """Order of the fields of an object."""
+    loss_impl: Literal["plain", "lean"] = "lean"
+    """How losses read the output head: `lean` in chunks, never holding logits over the vocabulary; `plain` through all logits. Equal results."""
     coord_tokens: CoordTokensSection = Field(default_factory=CoordTokensSection)
     coord_soft_ce_w1: CoordSoftCEW1Section = Field(default_factory=CoordSoftCEW1Section)
     coord_offset: CoordOffsetSection = Field(default_factory=CoordOffsetSection)

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from coordexp.losses.tokens import cross_entropy_rows, upcast
+
+_COUNTED_AT_ONCE: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,9 @@ class RowQuery:
     """Divides the logits in `RowResult.coord_lse`."""
     is_lse_trained: bool = True
     """False: `RowResult.coord_lse` is outside the gradient."""
+    lse_share: Tensor | None = None
+    """Float[M]: the gradient that `coord_lse` will receive, where that of `text_sum` is 1 (without text rows: up to one factor). With it `lean_rows` need not
+    go through the coordinate rows again in the backward; one that turns out wrong costs time, not correctness."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,4 +140,11 @@ def row_stats(logits: Tensor, targets: Tensor, coord_ids: Tensor) -> RowStats:
     target_logit = logits.gather(1, targets[:, None])
     mass = torch.exp(torch.logsumexp(logits.index_select(1, coord_ids), dim=-1) - torch.logsumexp(logits, dim=-1))
     best = logits.argmax(-1)
-    return RowStats(is_hit=best == targets, num_above=(logits > target_logit).sum(-1), is_coord_best=torch.isin(best, coord_ids), coord_mass=mass)
+    return RowStats(is_hit=best == targets, num_above=count_above(logits, target_logit), is_coord_best=torch.isin(best, coord_ids), coord_mass=mass)
+
+
+def count_above(logits: Tensor, bound: Tensor) -> Tensor:
+    """How many of Float[Tensor, "rows vocab"] exceed Float[Tensor, "rows 1"], for each row."""
+    # a few rows at a time: a sum of booleans goes through integers of 8 bytes
+    size = max(1, _COUNTED_AT_ONCE // logits.shape[1])
+    return torch.cat([(part > own).sum(-1) for part, own in zip(logits.split(size), bound.split(size), strict=True)])

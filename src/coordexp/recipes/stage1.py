@@ -15,10 +15,9 @@ from transformers.utils.logging import disable_progress_bar
 from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
 from coordexp.models.export import save_checkpoint
-from coordexp.models.load import LoadedModel
 from coordexp.recipes.stage1_data import data_seed
 from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, build_pack_maker, describe_packing, packing_facts
-from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, loss_weights, prepare_stage1
+from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, prepare_stage1, stage1_objective
 from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_adapter, write_final
 from coordexp.recipes.stage2 import build_loader, build_objective, build_reader, build_rollout_eval
 from coordexp.training import run_folder
@@ -27,7 +26,6 @@ from coordexp.training.callbacks import CpuClockCallback, EpochCallback, Progres
 from coordexp.training.checkpoints import explain_full_disk
 from coordexp.training.detection import DetectionEval
 from coordexp.training.metadata import RunFacts, add_resume, write_metadata
-from coordexp.training.objective import Stage1Objective
 from coordexp.training.run_log import RunLog
 from coordexp.training.selection import EarlyStop, SaveDelay
 from coordexp.training.stage2_loader import Stage2Loader
@@ -77,7 +75,7 @@ def build_trainer(
     trainer = StepTrainer(
         model=parts.tuned.trained,
         args=build_arguments(training.hf_arguments(), run_folder=folder, needs_metric=training.early_stopping_patience is not None),
-        objective=_stage1_objective(config, model) if is_stage1 else build_objective(config, parts),
+        objective=stage1_objective(config, model) if is_stage1 else build_objective(config, parts),
         write_model=checkpoint_writer(model, parts.tuned),
         eval_packs=build_eval_packs(config, model, parts.val, parts.evaluation, **ranks) if is_stage1 else None,
         detect=_detection(config, parts, say=progress.say, **ranks) if reader is None else build_rollout_eval(config, parts, reader, **ranks),
@@ -100,10 +98,6 @@ def build_trainer(
         loader = build_loader(config, parts, loader, reader, current_step=lambda: trainer.next_step, say=progress.say, dump=None, **ranks)
     trainer.loader = loader
     return trainer, loader
-
-
-def _stage1_objective(config: TrainConfig, model: LoadedModel) -> Stage1Objective:
-    return Stage1Objective(model.coord_vocab.ids, weights=loss_weights(config), by_token_type=config.custom.token_type_metrics.enabled)
 
 
 def _detection(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str], None], rank: int, world_size: int) -> DetectionEval | None:

@@ -12,6 +12,8 @@ import torch
 from coordexp.config.train import TrainConfig
 from coordexp.generation.hf import HfBackend
 from coordexp.losses.coordinates import CoordLossWeights
+from coordexp.losses.lean import lean_rows
+from coordexp.losses.rows import RowFunction, plain_rows
 from coordexp.models.load import LoadedModel, load_model
 from coordexp.recipes.stage1_data import build_source, data_seed, extra_setting, prompt_categories, read_split
 from coordexp.recipes.stage1_packing import EvalForwards, build_schedule, check_source, plan_evaluation
@@ -20,6 +22,7 @@ from coordexp.training import run_folder
 from coordexp.training.arguments import BatchShape, build_arguments, derive_batch_shape
 from coordexp.training.checkpoints import check_free_space
 from coordexp.training.detection import DetectionEval, spread
+from coordexp.training.objective import Stage1Objective
 from coordexp.training.precision import check_precision
 from coordexp.training.samples import SegmentSource
 from coordexp.training.schedules import Schedule
@@ -108,6 +111,16 @@ def loss_weights(config: TrainConfig) -> CoordLossWeights | None:
         target_sigma=section.target_sigma,
         target_truncate=section.target_truncate,
     )
+
+
+def stage1_objective(config: TrainConfig, model: LoadedModel) -> Stage1Objective:
+    by_token_type = config.custom.token_type_metrics.enabled
+    return Stage1Objective(model.coord_vocab.ids, weights=loss_weights(config), rows=row_function(config), by_token_type=by_token_type)
+
+
+def row_function(config: TrainConfig) -> RowFunction:
+    """How losses read the output head."""
+    return lean_rows if config.custom.loss_impl == "lean" else plain_rows
 
 
 def detection_eval(

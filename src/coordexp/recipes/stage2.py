@@ -20,7 +20,7 @@ from coordexp.recipes.generating import rollout_generation
 from coordexp.recipes.rollouts import desc_gate, desc_monitor, match_settings, target_settings
 from coordexp.recipes.stage1_data import data_seed
 from coordexp.recipes.stage1_packing import build_collator
-from coordexp.recipes.stage1_parts import Stage1Parts, loss_weights
+from coordexp.recipes.stage1_parts import Stage1Parts, loss_weights, row_function
 from coordexp.rollout.producer import RolloutProducer, RolloutReader
 from coordexp.training.channels import ChannelSchedule
 from coordexp.training.rollout_eval import RolloutEval
@@ -42,17 +42,17 @@ def channel_schedule(config: TrainConfig) -> ChannelSchedule:
 
 def build_objective(config: TrainConfig, parts: Stage1Parts) -> ChannelObjectives:
     """The losses of both channels."""
-    coord_ids = parts.loaded_model.coord_vocab.ids
+    coord_ids, rows = parts.loaded_model.coord_vocab.ids, row_function(config)
     section = config.stage2_ab
     if section is None:
         matching = SlotLossWeights(distribution=loss_weights(config) or CoordLossWeights())
-        return ChannelObjectives({"B": Stage2Objective(coord_ids, weights=matching)}, by_channel=False)
+        return ChannelObjectives({"B": Stage2Objective(coord_ids, weights=matching, rows=rows)}, by_channel=False)
     weights = slot_weights(config, section)
     context = SoftContext(iterations=section.n_softctx_iter, grad_mode=section.softctx_grad_mode, temperature=section.softctx_temperature)
     return ChannelObjectives(
         {
-            "A": Stage2Objective(coord_ids, weights=weights, soft_context=context),
-            "B": Stage2Objective(coord_ids, weights=weights, reduction=section.channel_b.geometry_reduction),
+            "A": Stage2Objective(coord_ids, weights=weights, soft_context=context, rows=rows),
+            "B": Stage2Objective(coord_ids, weights=weights, reduction=section.channel_b.geometry_reduction, rows=rows),
         },
         by_channel=True,
     )

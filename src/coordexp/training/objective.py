@@ -55,8 +55,11 @@ class Objective(Protocol):
         """Float64[Tensor, "terms"]: this pack's share of the denominators."""
         ...
 
-    def run(self, model: nn.Module, batch: PackBatch) -> PackLoss:
-        """Every forward of one pack, through all wrappers of the model, to undivided sums."""
+    def run(self, model: nn.Module, batch: PackBatch, *, denominators: Tensor | None = None) -> PackLoss:
+        """Every forward of one pack, through all wrappers of the model, to undivided sums.
+
+        `denominators`, of the whole step, are what the caller will divide by: knowing them may save time, the result is the same.
+        """
         ...
 
     def describe_step(self, batch: PackBatch, facts: StepFacts) -> Mapping[str, Metric]:
@@ -99,12 +102,12 @@ class Stage1Objective:
         text, coord = supervision.text_weight.sum().double(), supervision.coord_weight.sum().double()
         return (text + coord).reshape(1) if self._is_pooled else torch.stack((text, coord))
 
-    def run(self, model: nn.Module, batch: PackBatch) -> PackLoss:
+    def run(self, model: nn.Module, batch: PackBatch, *, denominators: Tensor | None = None) -> PackLoss:
         """One forward that ends in the losses: they run where the head is."""
         results: list[PackLoss] = []
 
         def compute(hidden: Tensor, head: OutputHead) -> Tensor:
-            results.append(self(hidden, head, batch))
+            results.append(self(hidden, head, batch, denominators=denominators))
             return results[-1].sums
 
         sums = forward_through_head(model, batch.model_inputs, compute)
@@ -120,11 +123,11 @@ class Stage1Objective:
         fold.add("accum/current_grad_steps", total=facts.num_packs)
         return fold.snapshot()
 
-    def __call__(self, hidden: Tensor, head: OutputHead, batch: PackBatch) -> PackLoss:
+    def __call__(self, hidden: Tensor, head: OutputHead, batch: PackBatch, *, denominators: Tensor | None = None) -> PackLoss:
         """Last hidden states of the kept columns, Float[Tensor, "rows columns width"], to undivided sums."""
         supervision = batch.supervision
         coord_ids = self._ids_on(hidden.device)
-        rows = self._rows(hidden, head, self._query(batch, coord_ids), coord_ids=coord_ids)
+        rows = self._rows(hidden, head, self._query(batch, coord_ids, denominators), coord_ids=coord_ids)
         # the model may run in autocast; the losses do not
         with torch.autocast(hidden.device.type, enabled=False):
             if batch.is_filler:
@@ -132,9 +135,10 @@ class Stage1Objective:
             terms = self._terms(rows, supervision, slice(None))
             return PackLoss(sums=self._sums(rows, terms), metrics=self._measure(rows, terms, batch))
 
-    def _query(self, batch: PackBatch, coord_ids: Tensor) -> RowQuery:
+    def _query(self, batch: PackBatch, coord_ids: Tensor, denominators: Tensor | None) -> RowQuery:
         """All supervised rows; of a filler none, which still ties every parameter to the loss: ranks must reduce the same gradients."""
         supervision, wanted = batch.supervision, slice(0) if batch.is_filler else slice(None)
+        share = None if denominators is None else self._weights.gate * supervision.coord_weight[wanted] * (denominators[0] / denominators[-1]).float()
         return RowQuery(
             text_rows=supervision.text_rows[wanted],
             text_targets=supervision.text_targets[wanted],
@@ -143,6 +147,7 @@ class Stage1Objective:
             coord_targets=coord_ids[supervision.coord_bins[wanted].round().long()],
             temperature=self._weights.temperature,
             is_lse_trained=self._weights.gate > 0,
+            lse_share=share,
         )
 
     def _terms(self, rows: RowResult, supervision: Supervision, wanted: slice) -> CoordTerms:

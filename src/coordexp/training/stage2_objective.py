@@ -87,7 +87,7 @@ class Stage2Objective:
             counts = [torch.stack(counts).sum(0)] * len(GROUPS)
         return torch.cat((supervision.text_weight.sum(dtype=torch.float64).reshape(1), *counts))
 
-    def run(self, model: nn.Module, batch: PackBatch) -> PackLoss:
+    def run(self, model: nn.Module, batch: PackBatch, *, denominators: Tensor | None = None) -> PackLoss:
         """All forwards of one pack; `sums` in the order of `TERMS`."""
         coord_ids = self._ids_on(batch.supervision.coord_bins.device)
         first = last = forward_rows(model, batch.model_inputs, self._query(batch, with_text=True), rows=self._rows, coord_ids=coord_ids)
@@ -169,9 +169,9 @@ class ChannelObjectives:
         """See `Stage2Objective`."""
         return self._of(batch).denominators(batch)
 
-    def run(self, model: nn.Module, batch: PackBatch) -> PackLoss:
+    def run(self, model: nn.Module, batch: PackBatch, *, denominators: Tensor | None = None) -> PackLoss:
         """See `Stage2Objective`."""
-        return self._of(batch).run(model, batch)
+        return self._of(batch).run(model, batch, denominators=denominators)
 
     def describe_step(self, batch: PackBatch, facts: StepFacts) -> Mapping[str, Metric]:
         """The terms of the step, over all steps and over those of its channel, and the seconds of its forwards."""

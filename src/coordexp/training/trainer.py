@@ -151,7 +151,7 @@ class StepTrainer(Trainer):
         for number, batch in enumerate(packs):
             is_last = number == len(packs) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
-                result = self._forward(model, batch)
+                result = self._forward(model, batch, denominators)
                 loss = (result.sums / denominators.to(result.sums.dtype)).sum() * self.args.world_size
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -170,9 +170,9 @@ class StepTrainer(Trainer):
             self._fold.update(self._step_metrics())
         return total.float()
 
-    def _forward(self, model: nn.Module, batch: PackBatch) -> PackLoss:
+    def _forward(self, model: nn.Module, batch: PackBatch, denominators: Tensor | None = None) -> PackLoss:
         with self.compute_loss_context_manager():
-            return self._objective.run(model, batch)
+            return self._objective.run(model, batch, denominators=denominators)
 
     def _reduce(self, values: Any) -> Tensor:
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values  # pyright: ignore[reportReturnType]

@@ -80,7 +80,7 @@ class _Constant:
     def denominators(self, supervision: object) -> torch.Tensor:
         return torch.ones(1)
 
-    def __call__(self, hidden: torch.Tensor, head: OutputHead, batch: PackBatch) -> PackLoss:
+    def __call__(self, hidden: torch.Tensor, head: OutputHead, batch: PackBatch, *, denominators: torch.Tensor | None = None) -> PackLoss:
         return PackLoss(sums=head.logits(hidden).sum().reshape(1), metrics={})
 
 
