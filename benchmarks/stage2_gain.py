@@ -24,7 +24,7 @@ from stage2_study.tables import best_arm, figures, markdown, write_into
 from stage2_study.teacher import teacher_forced
 
 COMMANDS = ("prepare", "curve", "teacher", "check", "run", "fresh", "table")
-QUICK_ARMS = ("s1_ce", "ab_025")
+QUICK_ARMS = ("s1_ce", "b_only")
 
 
 def main() -> None:

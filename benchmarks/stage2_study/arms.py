@@ -26,6 +26,7 @@ PURE_CE: Settings = {f"{_COORD}.soft_ce_weight": 0.0, f"{_COORD}.w1_weight": 0.0
 STAGE2: Settings = {
     "custom.trainer_variant": "stage2_ab_training",
     f"{_AB}.coord_ce_weight": 1.0,
+    f"{_AB}.coord_gate_weight": 1.0,
     "rollout_matching.rollout_backend": "hf",
     "rollout_matching.max_new_tokens": 448,
     "rollout_matching.rollout_infer_batch_size": 8,
@@ -36,6 +37,9 @@ STAGE2: Settings = {
 }
 """Cross-entropy stays on at coordinate slots in both channels: without it the mean of the distribution is fitted and its mode is left free."""
 
+MIXED_SLOTS: Settings = {f"{_AB}.coord_ce_weight": 0.1, f"{_AB}.coord_soft_ce_weight": 1.0, f"{_AB}.coord_w1_weight": 1.0}
+"""The coordinate terms of the mixed loss of Stage-1."""
+NO_COORD: Settings = {f"{_AB}.coord_ce_weight": 0.0, f"{_AB}.coord_gate_weight": 0.0}
 NO_BOXES: Settings = {f"{_AB}.bbox_smoothl1_weight": 0.0, f"{_AB}.bbox_ciou_weight": 0.0}
 _REPAIRS = ("cut_out_of_sequence_keys", "cut_surplus", "renumber_keys")
 CONTRACT_B: Settings = {f"{_B}.prefix": "raw", f"{_B}.fn_position": "tail", **{f"{_B}.{name}": False for name in _REPAIRS}}
@@ -87,8 +91,10 @@ ARMS: tuple[Arm, ...] = (
 LOOKS: tuple[Arm, ...] = (
     _stage1("s1_ce_lr5", "pure cross-entropy, learning rate 5e-4", PURE_CE, {"training.learning_rate": 5e-4}, seeds=LOOK_SEEDS),
     _stage2("a1_nobox", "Channel A, 1 iteration, coordinate cross-entropy alone", 0.0, 1, NO_BOXES, seeds=LOOK_SEEDS),
-    _stage2("a1_boxonly", "Channel A, 1 iteration, box losses replace the coordinate loss", 0.0, 1, {f"{_AB}.coord_ce_weight": 0.0}, seeds=LOOK_SEEDS),
-    _stage2("ab_contract", "AB at 0.25, B in its first form, no coordinate loss", 0.25, 2, CONTRACT_B, {f"{_AB}.coord_ce_weight": 0.0}, seeds=LOOK_SEEDS),
+    _stage2("a1_mixed", "Channel A, 1 iteration, mixed coordinate loss and box losses", 0.0, 1, MIXED_SLOTS, seeds=LOOK_SEEDS),
+    _stage2("ab_mixed", "AB at 0.25, mixed coordinate loss and box losses", 0.25, 1, CLEAN_B, MIXED_SLOTS, seeds=LOOK_SEEDS),
+    _stage2("a1_boxonly", "Channel A, 1 iteration, box losses replace the coordinate loss", 0.0, 1, NO_COORD, seeds=LOOK_SEEDS),
+    _stage2("ab_contract", "AB at 0.25, B in its first form, no coordinate loss", 0.25, 2, CONTRACT_B, NO_COORD, seeds=LOOK_SEEDS),
     _stage2("ab_raw", "AB at 0.25, B in its first form", 0.25, 1, CONTRACT_B, seeds=LOOK_SEEDS),
     _stage2("ab_tail", "AB at 0.25, missed objects at the end", 0.25, 1, CLEAN_B, {f"{_B}.fn_position": "tail"}, seeds=LOOK_SEEDS),
     _stage2("ab_ownkeys", "AB at 0.25, keys as the model wrote them", 0.25, 1, CLEAN_B, {f"{_B}.renumber_keys": False}, seeds=LOOK_SEEDS),

@@ -18,7 +18,6 @@ from stage2_study.arms import Arm
 from stage2_study.scores import infer
 from stage2_study.study import HERE, Study, coordexp, overrides_of, read_json, write_json
 
-_SUPERVISED = ("base_ce/noncoord_tokens", "coord_diag/coord_tokens")
 _GENERATED = "rollout/gen_new_tokens_total"
 
 
@@ -80,23 +79,25 @@ def run_arm(study: Study, arm: Arm, seed: int, *, cpu: int | None = None) -> dic
         "settings": dict(arm.settings),
         "seed": seed,
         "budget_cpu_s": study.budget_cpu_s,
-        "train": training_facts(run / "logging.jsonl"),
+        "train": training_facts(run),
         "eval": infer(study, run / "final", study.folder / "scores" / f"{arm.name}-s{seed}", cpu=cpu),
     }
     write_json(result_path(study, arm, seed), document)
     return document
 
 
-def training_facts(log: Path) -> dict[str, float]:
+def training_facts(run: Path) -> dict[str, float]:
     """Steps, seconds and tokens of a run whose every step was logged."""
-    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    events = [json.loads(line) for line in (run / "logging.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [event for event in events if "loss" in event and event["mode"] == "train"]
     end = next(event for event in events if "train_runtime" in event)
+    num_parameters = sum(part["total"] for part in read_json(run / "run_metadata.json")["parameters"].values())
     return {
         "steps": len(steps),
         "cpu_s": round(end["train_cpu_s"], 1),
         "wall_s": round(end["train_runtime"], 1),
-        "supervised_tokens": round(sum(event.get(key, 0.0) for event in steps for key in _SUPERVISED)),
+        # the trainer counts 6 operations for each parameter and token of its batches, padding included, whatever the number of forwards
+        "trained_tokens": round(end["total_flos"] / (6 * num_parameters)),
         "generated_tokens": round(sum(event.get(_GENERATED, 0.0) for event in steps)),
     }
 

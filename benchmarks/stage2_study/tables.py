@@ -62,10 +62,10 @@ def _row(name: str, seeds: str, runs: Runs, start: Runs, reference: Runs) -> str
 
 
 def _cost(runs: Runs) -> list[str]:
-    """Steps, supervised + generated tokens, seconds: means over seeds."""
-    keys = ("steps", "supervised_tokens", "generated_tokens", "cpu_s", "wall_s")
-    steps, supervised, generated, cpu, wall = (sum(run["train"][key] for run in runs) / len(runs) for key in keys)
-    return [f"{steps:.0f}", f"{supervised / 1000:.0f} + {generated / 1000:.0f}", f"{cpu:.0f}", f"{wall:.0f}"]
+    """Steps, tokens of training batches + generated ones, seconds: means over seeds."""
+    keys = ("steps", "trained_tokens", "generated_tokens", "cpu_s", "wall_s")
+    steps, trained, generated, cpu, wall = (sum(run["train"][key] for run in runs) / len(runs) for key in keys)
+    return [f"{steps:.0f}", f"{trained / 1000:.0f} + {generated / 1000:.0f}", f"{cpu:.0f}", f"{wall:.0f}"]
 
 
 def claim(study: Study) -> list[str]:
