@@ -92,7 +92,9 @@ class LengthBook:
     def _measure(self, epoch: int) -> _Table:
         count = len(self._source)
         table = np.empty((count, 2), dtype=np.int32)
-        for index in self._progress.track(range(count), f"measure {self._name}", total=count):
+        # later epochs are measured while the training has the display
+        progress = self._progress if epoch == 0 else NoProgress()
+        for index in progress.track(range(count), f"measure {self._name}", total=count):
             length = self._source.measure(index, epoch=epoch)
             table[index] = length.prompt, length.total
         self.num_measured += count

@@ -161,12 +161,17 @@ class PackedSchedule:
     def describe(self, epoch: int) -> str | None:
         """Example: `epoch 3: 412 rows of 4096 tokens, 98.7 % filled (lower bound 407); 4 of them with 31 samples do not fit into 51 steps and are left out`"""
         plan = self.plan(epoch)
+        if epoch == 0 and len(plan) <= self._most_rows:
+            # the same was said when the run started
+            return None
         text = f"epoch {epoch + 1}: {describe_rows(plan)}"
         if repeated := self._num_repeated(plan):
             text += f"; {repeated} repeated to fill {self.steps_per_epoch} steps"
         if cut := max(0, len(plan) - self._most_rows):
             samples = int(plan.starts[-1] - plan.starts[self._most_rows])
-            text += f"; {cut} of them with {samples} samples do not fit into {self.steps_per_epoch} steps and are left out"
+            verbs = ("does", "is") if cut == 1 else ("do", "are")
+            number = f"{samples} sample{'' if samples == 1 else 's'}"
+            text += f"; {cut} of them with {number} {verbs[0]} not fit into {self.steps_per_epoch} steps and {verbs[1]} left out"
         return text
 
     @property

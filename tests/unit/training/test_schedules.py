@@ -97,7 +97,14 @@ def test_the_last_row_is_dropped_and_counted() -> None:
     schedule = make(lambda _: np.full(9, 45, dtype=np.int64), min_fill=0.6, drop_last=True)
     facts = row_facts(schedule.first_plan)
     assert facts == {"capacity": 100, "rows": 4, "rows_lower_bound": 4, "fill": 0.9, "samples": 8, "samples_left_out": 1, "tokens": 360}
-    assert schedule.describe(0) == "epoch 1: 4 rows of 100 tokens, 90.0 % filled (lower bound 4), 1 sample left out"
+    assert schedule.describe(0) is None
+    assert schedule.describe(1) == "epoch 2: 4 rows of 100 tokens, 90.0 % filled (lower bound 4), 1 sample left out"
+
+
+def test_rows_that_no_full_step_takes_are_said_from_the_first_epoch_on() -> None:
+    text = make(growing(first=5, later=5), drop_last_step=True).describe(0)
+    assert text is not None
+    assert text.endswith("1 of them with 1 sample does not fit into 2 steps and is left out")
 
 
 class Reader:
