@@ -313,3 +313,14 @@ def test_the_trainer_evaluates_without_teacher_forcing(make_ab: Stage1Maker, tmp
     assert metrics["eval_rollout_f1"] > 0.5
     assert metrics["eval_rollout_matched"] + metrics["eval_rollout_fn"] == metrics["eval_rollout_gt_objects"]
     assert "eval_loss" not in metrics
+
+
+def test_rollouts_are_dumped_into_the_run_folder_with_the_pictures_of_their_records(make_ab: Stage1Maker) -> None:
+    """Channel B runs at steps 1 and 3: the dump that is due at step 0 is that of step 1, the next is due at step 2."""
+    run = run_stage1(make_ab("training.save_strategy=no", "rollout_matching.dump.every_steps=2", "rollout_matching.dump.num_samples=2"))
+    assert {path.name for path in (run / "rollouts").iterdir()} == {f"step_{step:06d}.{kind}" for step in (1, 3) for kind in ("json", "html")}
+    dump = json.loads((run / "rollouts" / "step_000001.json").read_text())
+    assert (dump["num_rollouts"], len(dump["rollouts"])) == (4, 2)
+    page = (run / "rollouts" / "step_000001.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "could not be read" not in page

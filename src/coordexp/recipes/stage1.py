@@ -19,7 +19,7 @@ from coordexp.recipes.stage1_data import data_seed
 from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, build_pack_maker, describe_packing, packing_facts
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, prepare_stage1, stage1_objective
 from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_adapter, write_final
-from coordexp.recipes.stage2 import build_loader, build_objective, build_reader, build_rollout_eval
+from coordexp.recipes.stage2 import build_dump, build_loader, build_objective, build_reader, build_rollout_eval
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.callbacks import CpuClockCallback, EpochCallback, ProgressCallback, RunLogCallback
@@ -95,7 +95,8 @@ def build_trainer(
         **ranks,
     )
     if reader is not None:
-        loader = build_loader(config, parts, loader, reader, current_step=lambda: trainer.next_step, say=progress.say, dump=None, **ranks)
+        dump = build_dump(config, parts, reader, folder=folder, say=progress.say, rank=process.process_index)
+        loader = build_loader(config, parts, loader, reader, current_step=lambda: trainer.next_step, say=progress.say, dump=dump, **ranks)
     trainer.loader = loader
     return trainer, loader
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from coordexp.batching.plan import plan_padded
 from coordexp.batching.post_rollout import pack_rollouts
@@ -23,6 +24,7 @@ from coordexp.recipes.stage1_packing import build_collator
 from coordexp.recipes.stage1_parts import Stage1Parts, loss_weights, row_function
 from coordexp.rollout.producer import RolloutProducer, RolloutReader
 from coordexp.training.channels import ChannelSchedule
+from coordexp.training.rollout_dumps import DUMP_FOLDER, RolloutDumper
 from coordexp.training.rollout_eval import RolloutEval
 from coordexp.training.schedules import Schedule, StepSchedule
 from coordexp.training.stage2_loader import Dump, RolloutSteps, SegmentPacker, Stage2Loader
@@ -150,6 +152,23 @@ def _samples_after(schedule: Schedule, num_steps: int, num_samples: int) -> int:
     epochs, position = divmod(num_steps, schedule.steps_per_epoch)
     in_order = position * schedule.groups_per_step if isinstance(schedule, StepSchedule) else round(position * num_samples / schedule.steps_per_epoch)
     return epochs * num_samples + min(in_order, num_samples)
+
+
+def build_dump(config: TrainConfig, parts: Stage1Parts, reader: RolloutReader, *, folder: Path, say: Callable[[str], None], rank: int) -> Dump | None:
+    """Writes rollouts for people into the run folder; None on the other ranks, and when no dump is asked for."""
+    section, source = rollout_section(config).dump, parts.train
+    if rank != 0 or section.every_steps == 0:
+        return None
+    dumper = RolloutDumper(
+        folder / DUMP_FOLDER,
+        every_steps=section.every_steps,
+        num_samples=section.num_samples,
+        tokenizer=reader.tokenizer,
+        picture_of=lambda task: source.picture(task.index, epoch=task.epoch),
+        run_name=config.training.run_name,
+        say=say,
+    )
+    return lambda rollouts, step: dumper.offer(rollouts, step=step)
 
 
 def build_rollout_eval(config: TrainConfig, parts: Stage1Parts, reader: RolloutReader, *, rank: int, world_size: int) -> RolloutEval | None:

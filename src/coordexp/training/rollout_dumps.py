@@ -21,6 +21,9 @@ from coordexp.types.files import ensure_output_folder, write_text
 from coordexp.viz.images import embed_picture
 from coordexp.viz.rollout_page import DumpPicture, render_rollouts
 
+DUMP_FOLDER = "rollouts"
+"""In the run folder."""
+
 PICTURE_SIDE = 640
 """Longer side of an embedded picture, in pixels."""
 

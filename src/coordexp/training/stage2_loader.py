@@ -45,7 +45,7 @@ class SegmentPacker(Protocol):
     def __call__(self, segments: Sequence[Segment], *, num_packs: int | None = None, donor: Segment | None = None) -> tuple[Pack, ...]: ...
 
 
-Dump = Callable[[Sequence[ProducedRollout], int], None]
+Dump = Callable[[Sequence[ProducedRollout], int], object]
 """Gets the rollouts of a step on this rank, and the step."""
 
 
