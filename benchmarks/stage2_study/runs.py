@@ -43,8 +43,9 @@ def why_not(study: Study, arm: Arm) -> str | None:
 
 
 def key_of(study: Study, arm: Arm, seed: int) -> str:
-    """What decides the result of a run; another key: the run is repeated."""
+    """What decides the result of a run, and the form of its file; another key: the run is repeated."""
     decisive = {
+        "format": 2,
         "settings": dict(arm.settings),
         "seed": seed,
         "budget_cpu_s": study.budget_cpu_s,
@@ -67,10 +68,7 @@ def finished(study: Study, arm: Arm, seed: int) -> dict[str, Any] | None:
 
 def run_arm(study: Study, arm: Arm, seed: int, *, cpu: int | None = None) -> dict[str, Any]:
     """Train, answer, measure, write the result."""
-    folder = study.folder / "runs" / f"{arm.name}-s{seed}"
-    overrides = overrides_of(settings_of(study, arm, seed))
-    trained = coordexp(study, ["train", "--config", str(HERE / "study.yaml"), *overrides], log=folder / "train.log", cpu=cpu)
-    run = Path(trained.output.rsplit("run folder: ", 1)[1].strip())
+    run = _trained(study, arm, seed, cpu=cpu)
     document = {
         "key": key_of(study, arm, seed),
         "arm": arm.name,
@@ -84,6 +82,19 @@ def run_arm(study: Study, arm: Arm, seed: int, *, cpu: int | None = None) -> dic
     }
     write_json(result_path(study, arm, seed), document)
     return document
+
+
+def _trained(study: Study, arm: Arm, seed: int, *, cpu: int | None) -> Path:
+    """The run folder of the training; one that has ended is not repeated when what came after it was stopped."""
+    folder, key = study.folder / "runs" / f"{arm.name}-s{seed}", key_of(study, arm, seed)
+    marker = folder / "trained.json"
+    if marker.exists() and read_json(marker)["key"] == key:
+        return Path(read_json(marker)["run"])
+    arguments = ["train", "--config", str(HERE / "study.yaml"), *overrides_of(settings_of(study, arm, seed))]
+    cost = coordexp(study, arguments, log=folder / "train.log", cpu=cpu)
+    run = Path(cost.output.rsplit("run folder: ", 1)[1].strip())
+    write_json(marker, {"key": key, "run": str(run)})
+    return run
 
 
 def training_facts(run: Path) -> dict[str, float]:
