@@ -66,6 +66,8 @@ class PackBatch:
     is_filler: bool = False
     is_packed: bool = False
     """One row of several samples (`PackedCollator`)."""
+    num_skipped: int = 0
+    """Samples that were left out on the way to this forward, because they cannot be read."""
 
     def __post_init__(self) -> None:
         foreign = self.model_inputs.keys() - MODEL_INPUTS

@@ -74,6 +74,9 @@ class DataSection(Section):
     """For data files that do not say in which space their coordinates are."""
     prompt_labels: Literal["none", "all", "gt", "gt+negatives"] = "none"
     """The category list in the prompt."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What happens to a record whose image cannot be read or is not as the record says: an error that names it, or it is left out, counted
+    (`data/skipped_samples`) and named in run_summary.json."""
     geometry_kinds: tuple[Literal["bbox_2d", "poly"], ...] = ("bbox_2d",)
     """Kinds of geometry that the prompt asks for and the data may hold."""
     streaming: Switch = False
@@ -145,7 +148,7 @@ class CustomSection(Section):
     train_jsonl: FilePath | None = None
     """Training file. Required, unless `fusion_config` is given."""
     val_jsonl: FilePath | None = None
-    """Validation file. Required when training.eval_strategy is not `no`."""
+    """Validation file. Required when training.eval_strategy is not `no`, unless a data set of `fusion_config` has one."""
     fusion_config: FilePath | None = None
     """File that mixes several data sets, in place of `train_jsonl`."""
     object_ordering: Literal["sorted", "random"] = "sorted"
@@ -195,7 +198,7 @@ class TrainConfig(FileSection):
             what = "is required" if custom.train_jsonl is None else "is given beside custom.fusion_config"
             yield KeyProblem("custom.train_jsonl", what, "name the training file (or custom.fusion_config), not both")
         yield from stage2_problems(self)
-        if self.training.eval_strategy != "no" and custom.val_jsonl is None:
+        if self.training.eval_strategy != "no" and custom.val_jsonl is None and custom.fusion_config is None:
             yield KeyProblem("custom.val_jsonl", "is required when training.eval_strategy is not 'no'", "name the validation file")
         yield from self._detection_problems()
         losses = custom.coord_soft_ce_w1

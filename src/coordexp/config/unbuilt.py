@@ -78,7 +78,6 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("custom.extra.rollout_matching.rollout_backend", ("hf",), "rollouts by vLLM", "vllm"),
     Unbuilt("rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
     Unbuilt("custom.extra.rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
-    Unbuilt("custom.fusion_config", (None,), "mixing several data sets", "fusion.yaml"),
     Unbuilt("training.deepspeed", (None,), "DeepSpeed (it steps its engine inside every backward: wrong with several packs a step)", "zero2.json"),
     Unbuilt("training.fsdp", (None, ""), "FSDP", "full_shard"),
 )

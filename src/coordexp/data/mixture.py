@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
+_KEPT_EPOCHS = 2
 
 Indices = npt.NDArray[np.int64]
 
@@ -40,6 +43,8 @@ class Pool:
 class Mixture:
     """The pools end to end: pool p's record i is number `offset of p + i`. What one pool draws does not depend on the others.
 
+    `epoch(e)` gives the records of an epoch by their numbers, pool by pool: whoever trains on them shuffles.
+
     Example: `Mixture([Pool("a", 100), Pool("b", 10, ratio=2.0)], seed=1).epoch(0).shape == (120,)`
     """
 
@@ -47,6 +52,7 @@ class Mixture:
         """Raises ValueError when an epoch would be empty."""
         self.pools = tuple(pools)
         self._seed = seed
+        self.epoch = lru_cache(maxsize=_KEPT_EPOCHS)(self._draw)
         self._offsets = np.cumsum([0, *(pool.size for pool in pools)])
         if len(self) < 1:
             raise ValueError("an epoch of this mixture holds no sample")
@@ -55,8 +61,7 @@ class Mixture:
         """Samples of an epoch; the same in each."""
         return sum(pool.quota for pool in self.pools)
 
-    def epoch(self, epoch: int) -> Indices:
-        """The records of an epoch by their numbers, pool by pool: whoever trains on them shuffles."""
+    def _draw(self, epoch: int) -> Indices:
         parts = [
             offset + pool.draw(np.random.default_rng((self._seed, epoch, _number(pool.name))))
             for offset, pool in zip(self._offsets[:-1], self.pools, strict=True)

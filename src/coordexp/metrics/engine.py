@@ -23,6 +23,12 @@ ENGINE_METRICS: Final = (
     ),
     _key("grad_norm", "norm of the gradient before clipping, at the last step"),
     _key("learning_rate", "learning rate of the last step; with rates by part of the model, that of the language model, or of the first part that is trained"),
+    _key(
+        "data/skipped_samples",
+        "samples left out because they cannot be read (data.on_error: skip), all devices together: since the last event, in evaluation over the whole of it",
+        reduction=Reduction.SUM,
+        in_eval=True,
+    ),
     _key("epoch", "passes over the training data so far"),
     _key("train_runtime", "seconds of the whole training, at its end"),
     _key("train_cpu_s", "processor seconds of the whole training, all threads and devices' processes, without evaluations and checkpoints, at its end"),

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
 from coordexp.models.export import save_checkpoint
-from coordexp.recipes.stage1_data import data_seed
+from coordexp.recipes.stage1_data import data_facts, data_seed, describe_data
 from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, build_pack_maker, describe_packing, packing_facts
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, prepare_stage1, stage1_objective
 from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_adapter, write_final
@@ -25,13 +25,15 @@ from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.callbacks import CpuClockCallback, EpochCallback, ProgressCallback, RunLogCallback
 from coordexp.training.checkpoints import explain_full_disk
 from coordexp.training.detection import DetectionEval
+from coordexp.training.faults import SkippedRecord, describe_skipped, merge_skipped
 from coordexp.training.metadata import RunFacts, add_resume, write_metadata
+from coordexp.training.ranks import gather_objects
 from coordexp.training.run_log import RunLog
 from coordexp.training.selection import EarlyStop, SaveDelay
 from coordexp.training.stage2_loader import Stage2Loader
 from coordexp.training.step_loader import StepLoader
+from coordexp.training.summary import SUMMARY_NAME, RunSummary, write_summary
 from coordexp.training.trainer import StepTrainer
-from coordexp.types.files import file_sha256
 from coordexp.types.progress import NoProgress, Progress
 
 
@@ -56,11 +58,10 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
             trainer.train(resume_from_checkpoint=str(parts.resume) if parts.resume else None)
     finally:
         loader.close()
-    final = _write_final(trainer, config, parts, folder, progress=progress) if process.is_main_process else None
+    skipped = merge_skipped(gather_objects([] if parts.skips is None else parts.skips.records(), world_size=process.num_processes))
+    if process.is_main_process:
+        _finish(trainer, config, parts, folder, skipped=skipped, seconds=time.perf_counter() - start, progress=progress)
     process.wait_for_everyone()
-    progress.say(
-        f"trained to step {trainer.state.global_step} in {time.perf_counter() - start:.0f} s" + (f"; checkpoint for inference: {final}" if final else "")
-    )
     return folder
 
 
@@ -77,7 +78,7 @@ def build_trainer(
         args=build_arguments(training.hf_arguments(), run_folder=folder, needs_metric=training.early_stopping_patience is not None),
         objective=stage1_objective(config, model) if is_stage1 else build_objective(config, parts),
         write_model=checkpoint_writer(model, parts.tuned),
-        eval_packs=build_eval_packs(config, model, parts.val, parts.evaluation, **ranks) if is_stage1 else None,
+        eval_packs=build_eval_packs(config, model, parts.val, parts.evaluation, on_error=parts.skips, **ranks) if is_stage1 else None,
         detect=_detection(config, parts, say=progress.say, **ranks) if reader is None else build_rollout_eval(config, parts, reader, **ranks),
         step_metrics=None if is_stage1 else lambda: loader.take_metrics(),  # pyright: ignore[reportAttributeAccessIssue]
         part_rates=part_rates(config),
@@ -92,6 +93,7 @@ def build_trainer(
         current_step=lambda: trainer.next_step,
         num_threads=max(1, training.dataloader_num_workers),
         say=progress.say,
+        on_error=parts.skips,
         **ranks,
     )
     if reader is not None:
@@ -102,7 +104,7 @@ def build_trainer(
 
 
 def _detection(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str], None], rank: int, world_size: int) -> DetectionEval | None:
-    return None if parts.val is None else detection_eval(config, parts.loaded_model, parts.val, say=say, rank=rank, world_size=world_size)
+    return None if parts.val is None else detection_eval(config, parts.loaded_model, parts.val, say=say, on_error=parts.skips, rank=rank, world_size=world_size)
 
 
 def _callbacks(config: TrainConfig, parts: Stage1Parts, *, folder: Path, progress: Progress) -> list[Any]:
@@ -151,7 +153,7 @@ def _open_run_folder(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: S
         f"{parts.num_steps} steps of {shape.samples_per_step} {unit} ({shape.packs_per_step} forwards of {shape.per_pack} on {world_size} device"
         f"{'s' if world_size > 1 else ''}), {len(parts.train)} records, {trainable / 1e6:.2f} M trainable parameters"
     )
-    for sentence in describe_packing(parts.schedule, parts.evaluation):
+    for sentence in (*describe_data(parts.data), *describe_packing(parts.schedule, parts.evaluation)):
         progress.say(sentence)
     return folder
 
@@ -159,16 +161,11 @@ def _open_run_folder(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: S
 def _facts(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[str], world_size: int) -> RunFacts:
     config, model = loaded.config, parts.loaded_model
     prompt = parts.train.prompt(parts.train.records[0], epoch=0)
-    files = {"train": config.custom.train_jsonl, "val": config.custom.val_jsonl if parts.val is not None else None}
     details = {
         "model": {"path": str(model.path), "attn_requested": model.attn_requested, "attn_used": model.attn_used},
         "parameters": {part.name: {"total": part.total, "trainable": part.trainable} for part in parts.tuned.sizes},
         "adapter": describe_adapter(parts.tuned.adapter),
-        "data": {
-            name: {"path": str(path), "sha256": file_sha256(path), "records": len(parts.train if name == "train" else parts.val or ())}
-            for name, path in files.items()
-            if path is not None
-        },
+        "data": data_facts(parts.data, parts.train, parts.val),
         "prompt": {"system": prompt.system, "user": prompt.user},
         "batch": {
             "effective_batch_size": parts.shape.samples_per_step,
@@ -181,7 +178,7 @@ def _facts(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[st
     }
     return RunFacts(
         config_path=loaded.path,
-        config_files=[(source.path, source.sha256) for source in loaded.files],
+        config_files=[(source.path, source.sha256) for source in (*loaded.files, *(parts.data.fusion.files if parts.data.fusion else ()))],
         resolved_config=loaded.resolved(),
         overrides=loaded.overrides,
         argv=argv,
@@ -198,6 +195,32 @@ def _finish_resumed(checkpoint: Path, num_steps: int, *, config: TrainConfig, pr
     if run is not None and not (run / run_folder.FINAL_NAME).exists():
         write_final(checkpoint, run / run_folder.FINAL_NAME, config=config, progress=progress)
     return run or checkpoint
+
+
+def _finish(
+    trainer: StepTrainer, config: TrainConfig, parts: Stage1Parts, folder: Path, *, skipped: list[SkippedRecord], seconds: float, progress: Progress
+) -> None:
+    """The model for inference and the summary of the run, on rank 0."""
+    final = _write_final(trainer, config, parts, folder, progress=progress)
+    state = trainer.state
+    summary = RunSummary(
+        steps=state.global_step,
+        planned_steps=parts.num_steps,
+        first_step=run_folder.read_step(parts.resume) if parts.resume else 0,
+        seconds=round(seconds, 1),
+        has_stopped_early=any(isinstance(callback, EarlyStop) and callback.has_stopped for callback in trainer.callback_handler.callbacks),
+        best_metric=trainer.args.metric_for_best_model,
+        best_value=state.best_metric,
+        best_checkpoint=Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None,
+        final=final.name if final else None,
+        skipped=skipped,
+    )
+    write_summary(folder, summary)
+    if summary.has_stopped_early:
+        progress.say(f"stopped early: {summary.best_metric} has not become better than {summary.best_value:.4g} any more")
+    if skipped:
+        progress.say(f"warning: {describe_skipped(skipped)}; all of them: {folder / SUMMARY_NAME}")
+    progress.say(f"trained to step {state.global_step} in {seconds:.0f} s" + (f"; checkpoint for inference: {final}" if final else ""))
 
 
 def _write_final(trainer: StepTrainer, config: TrainConfig, parts: Stage1Parts, folder: Path, *, progress: Progress) -> Path | None:

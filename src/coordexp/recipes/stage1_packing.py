@@ -10,12 +10,14 @@ from coordexp.batching.collate import Collator, PaddedCollator
 from coordexp.batching.packed import PackedCollator
 from coordexp.batching.packing import RowPlan, plan_rows
 from coordexp.config.train import TrainConfig
+from coordexp.data.mixture import Mixture
 from coordexp.models.load import LoadedModel
 from coordexp.semantics.cache import cache_folder
 from coordexp.training.arguments import BatchShape
+from coordexp.training.faults import OnError
+from coordexp.training.joined import SampleSource
 from coordexp.training.lengths import LengthBook
-from coordexp.training.samples import SegmentSource
-from coordexp.training.schedules import PackedSchedule, RowSettings, Schedule, StepSchedule, StreamSchedule, describe_rows, row_facts, shuffled
+from coordexp.training.schedules import MappedSchedule, PackedSchedule, RowSettings, Schedule, StepSchedule, StreamSchedule, describe_rows, row_facts, shuffled
 from coordexp.training.step_loader import EvalPackList, PackedRows, PackMaker, PaddedPacks, eval_groups
 from coordexp.types.progress import NoProgress, Progress
 
@@ -32,39 +34,48 @@ class EvalForwards:
     """When they are packed."""
 
 
-def check_source(config: TrainConfig, source: SegmentSource, *, name: str, progress: Progress | None = None) -> LengthBook | None:
+def check_source(config: TrainConfig, source: SampleSource, *, name: str, progress: Progress | None = None) -> LengthBook | None:
     """Check all records and measure all samples.
 
     Returns:
         The lengths; None without a length limit, when nobody needs them.
 
     Raises:
-        DataError: see `SegmentSource.check`.
+        DataError: see `SampleSource.check`.
     """
     book = None
     if config.global_max_length is not None:
         folder, progress = cache_folder(), progress or NoProgress()
         book = LengthBook(source, folder=None if folder is None else folder / "lengths", name=name, progress=progress, say=progress.say)
-    source.check(name=name, progress=progress, lengths=None if book is None else book.first)
+    skips_images = config.data.on_error == "skip"
+    refused = source.check(name=name, progress=progress, lengths=None if book is None else book.first, skips_images=skips_images)
+    if refused and progress is not None:
+        progress.say(f"warning: {len(refused)} of {len(source)} records of the {name} will be skipped, first {refused[0]}")
     return book
 
 
-def build_schedule(config: TrainConfig, train: SegmentSource, shape: BatchShape, *, lengths: LengthBook | None, seed: int, drop_last: bool) -> Schedule:
+def build_schedule(
+    config: TrainConfig, train: SampleSource, shape: BatchShape, *, lengths: LengthBook | None, mixture: Mixture | None, seed: int, drop_last: bool
+) -> Schedule:
     """Which samples each optimizer step sees. A step takes `shape.samples_per_step` samples, or with packing as many rows.
 
     Raises:
         DataError: with packing, a sample that does not fit into a row and may not be cut.
     """
-    if not config.training.packing:
-        return StepSchedule(num_samples=len(train), samples_per_step=shape.samples_per_step, seed=seed, drop_last=drop_last)
-    rows = _row_settings(config)
-    if config.data.streaming:
-        return StreamSchedule(_passes(train, seed=seed), num_steps=config.training.max_steps, rows_per_step=shape.samples_per_step, seed=seed, rows=rows)
-    assert lengths is not None, "the configuration requires global_max_length"
-    return PackedSchedule(lengths.row_lengths, rows_per_step=shape.samples_per_step, seed=seed, rows=rows, drop_last_step=drop_last)
+    count = len(train) if mixture is None else len(mixture)
+    if config.training.packing and config.data.streaming:
+        passes = _passes(train, mixture, seed=seed)
+        return StreamSchedule(passes, num_steps=config.training.max_steps, rows_per_step=shape.samples_per_step, seed=seed, rows=_row_settings(config))
+    if config.training.packing:
+        assert lengths is not None, "the configuration requires global_max_length"
+        measured = lengths.row_lengths if mixture is None else (lambda epoch: lengths.row_lengths(epoch)[mixture.epoch(epoch)])
+        schedule = PackedSchedule(measured, rows_per_step=shape.samples_per_step, seed=seed, rows=_row_settings(config), drop_last_step=drop_last)
+    else:
+        schedule = StepSchedule(num_samples=count, samples_per_step=shape.samples_per_step, seed=seed, drop_last=drop_last)
+    return schedule if mixture is None else MappedSchedule(schedule, mixture.epoch)
 
 
-def plan_evaluation(config: TrainConfig, val: SegmentSource, *, lengths: LengthBook | None, seed: int, world_size: int) -> EvalForwards:
+def plan_evaluation(config: TrainConfig, val: SampleSource, *, lengths: LengthBook | None, seed: int, world_size: int) -> EvalForwards:
     """Which samples share a forward in evaluation.
 
     Raises:
@@ -92,20 +103,21 @@ def build_pack_maker(config: TrainConfig, shape: BatchShape) -> PackMaker:
 
 
 def build_eval_packs(
-    config: TrainConfig, model: LoadedModel, val: SegmentSource | None, evaluation: EvalForwards | None, *, rank: int, world_size: int
+    config: TrainConfig, model: LoadedModel, val: SampleSource | None, evaluation: EvalForwards | None, *, rank: int, world_size: int, on_error: OnError | None
 ) -> EvalPackList | None:
     """What this rank evaluates on; None without evaluation."""
     if val is None or evaluation is None:
         return None
     collator = build_collator(config, model, is_packed=config.training.eval_packing)
-    return EvalPackList(val, groups=evaluation.groups, collator=collator, rank=rank, world_size=world_size)
+    return EvalPackList(val, groups=evaluation.groups, collator=collator, rank=rank, world_size=world_size, on_error=on_error)
 
 
 def describe_packing(schedule: Schedule, evaluation: EvalForwards | None) -> list[str]:
     """Sentences for the start of a run."""
     said = []
-    if isinstance(schedule, PackedSchedule):
-        said.append(f"packing: {describe_rows(schedule.first_plan)} in the first epoch")
+    plan = _first_plan(schedule)
+    if plan is not None:
+        said.append(f"packing: {describe_rows(plan)} in the first epoch")
     if isinstance(schedule, StreamSchedule):
         said.append(f"packing: records are read, checked and packed {schedule.buffer} at a time; an epoch is the whole training")
     if evaluation is not None and evaluation.plan is not None:
@@ -115,8 +127,14 @@ def describe_packing(schedule: Schedule, evaluation: EvalForwards | None) -> lis
 
 def packing_facts(schedule: Schedule, evaluation: EvalForwards | None) -> dict[str, Any]:
     """The same for `run_metadata.json`; None for what is not packed, or not planned before it is read."""
-    plans = {"train": getattr(schedule, "first_plan", None), "val": evaluation.plan if evaluation is not None else None}
+    plans = {"train": _first_plan(schedule), "val": evaluation.plan if evaluation is not None else None}
     return {name: None if plan is None else row_facts(plan) for name, plan in plans.items()}
+
+
+def _first_plan(schedule: Schedule) -> RowPlan | None:
+    """None for what is not packed, or not planned before it is read."""
+    inner = schedule.schedule if isinstance(schedule, MappedSchedule) else schedule
+    return inner.first_plan if isinstance(inner, PackedSchedule) else None
 
 
 def _row_settings(config: TrainConfig) -> RowSettings:
@@ -126,11 +144,12 @@ def _row_settings(config: TrainConfig) -> RowSettings:
     return RowSettings(capacity=config.global_max_length, buffer=buffer, min_fill=training.packing_min_fill_ratio, drop_last=training.packing_drop_last)
 
 
-def _passes(train: SegmentSource, *, seed: int) -> Callable[[int], Iterator[tuple[int, int]]]:
+def _passes(train: SampleSource, mixture: Mixture | None, *, seed: int) -> Callable[[int], Iterator[tuple[int, int]]]:
     """Samples with their lengths, measured as they come."""
 
     def read_pass(number: int) -> Iterator[tuple[int, int]]:
-        for index in shuffled(len(train), seed=seed, epoch=number):
-            yield int(index), train.row_length(int(index), epoch=number)
+        samples = range(len(train)) if mixture is None else mixture.epoch(number).tolist()
+        for place in shuffled(len(samples), seed=seed, epoch=number):
+            yield samples[place], train.row_length(samples[place], epoch=number)
 
     return read_pass

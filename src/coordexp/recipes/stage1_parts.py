@@ -15,16 +15,17 @@ from coordexp.losses.coordinates import CoordLossWeights
 from coordexp.losses.lean import lean_rows
 from coordexp.losses.rows import RowFunction, plain_rows
 from coordexp.models.load import LoadedModel, load_model
-from coordexp.recipes.stage1_data import build_source, data_seed, extra_setting, prompt_categories, read_split
+from coordexp.recipes.stage1_data import RunData, build_sources, data_seed, extra_setting, read_data
 from coordexp.recipes.stage1_packing import EvalForwards, build_schedule, check_source, plan_evaluation
 from coordexp.recipes.stage1_tuner import Tuned, tune_model
 from coordexp.training import run_folder
 from coordexp.training.arguments import BatchShape, build_arguments, derive_batch_shape
 from coordexp.training.checkpoints import check_free_space
 from coordexp.training.detection import DetectionEval, spread
+from coordexp.training.faults import OnError, SkipLog
+from coordexp.training.joined import SampleSource
 from coordexp.training.objective import Stage1Objective
 from coordexp.training.precision import check_precision
-from coordexp.training.samples import SegmentSource
 from coordexp.training.schedules import Schedule
 from coordexp.types.errors import DataError
 from coordexp.types.progress import Progress
@@ -36,13 +37,16 @@ class Stage1Parts:
 
     loaded_model: LoadedModel
     tuned: Tuned
-    train: SegmentSource
-    val: SegmentSource | None
+    data: RunData
+    train: SampleSource
+    val: SampleSource | None
     schedule: Schedule
     evaluation: EvalForwards | None
     shape: BatchShape
     num_steps: int
     resume: Path | None
+    skips: SkipLog | None
+    """Takes note of samples that cannot be read; None: they are errors."""
 
 
 def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progress | None = None) -> Stage1Parts:
@@ -61,19 +65,16 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
         accumulation=training.gradient_accumulation_steps,
     )
     resume = _find_resume(config)
-    train_records = read_split(config, config.custom.train_jsonl, limit=config.custom.train_sample_limit, streaming=config.data.streaming)
-    val_records = None if training.eval_strategy == "no" else read_split(config, config.custom.val_jsonl, limit=config.custom.val_sample_limit)
+    data = read_data(config)
     model = load_model(config.model.model, dtype=config.model.torch_dtype, attn_implementation=config.model.attn_impl, quantization=config.model.quantization)
     tuned = tune_model(config, model, resume=resume)
     has_cuda = torch.cuda.is_available() and not training.use_cpu
     if (warning := check_precision(model.model, fp16=training.fp16, has_cuda=has_cuda)) is not None and progress is not None:
         progress.say(warning)
-    labels = prompt_categories(config, train_records)
-    train = build_source(config, model, train_records, config.custom.train_jsonl, labels, is_training=True)
-    val = None if val_records is None else build_source(config, model, val_records, config.custom.val_jsonl, labels)
+    train, val = build_sources(config, model, data)
     drop_last = bool(extra_setting(config, "dataloader_drop_last", False))
     lengths = None if config.data.streaming else check_source(config, train, name="training data", progress=progress)
-    schedule = build_schedule(config, train, shape, lengths=lengths, seed=data_seed(config), drop_last=drop_last)
+    schedule = build_schedule(config, train, shape, lengths=lengths, mixture=data.mixture, seed=data_seed(config), drop_last=drop_last)
     evaluation = None
     if val is not None:
         lengths = check_source(config, val, name="validation data", progress=progress)
@@ -82,17 +83,18 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
     if training.save_strategy != "no":
         check_free_space(training.output_dir, tuned.disk_bytes)
     num_steps = training.max_steps if training.max_steps > 0 else math.ceil((training.num_train_epochs or 0) * schedule.steps_per_epoch)
-    return Stage1Parts(model, tuned, train, val, schedule, evaluation, shape, num_steps, resume)
+    skips = SkipLog() if config.data.on_error == "skip" else None
+    return Stage1Parts(model, tuned, data, train, val, schedule, evaluation, shape, num_steps, resume, skips)
 
 
-def _check_detection_sample(config: TrainConfig, val: SegmentSource) -> None:
+def _check_detection_sample(config: TrainConfig, val: SampleSource) -> None:
     """Raises DataError when detection in evaluation would look at records without any object: every number would be undefined."""
     section = config.custom.eval_detection
     sample = [val.records[index] for index in spread(len(val), section.limit)]
     if section.enabled and not any(record.objects for record in sample):
         raise DataError(
             f"the {len(sample)} validation records that are detected on hold no object",
-            where=str(config.custom.val_jsonl),
+            where=str(config.custom.val_jsonl or config.custom.fusion_config),
             fix="raise custom.eval_detection.limit, or set enabled: false there",
         )
 
@@ -124,7 +126,14 @@ def row_function(config: TrainConfig) -> RowFunction:
 
 
 def detection_eval(
-    config: TrainConfig, model: LoadedModel, val: SegmentSource, *, say: Callable[[str], None], rank: int = 0, world_size: int = 1
+    config: TrainConfig,
+    model: LoadedModel,
+    val: SampleSource,
+    *,
+    say: Callable[[str], None],
+    rank: int = 0,
+    world_size: int = 1,
+    on_error: OnError | None = None,
 ) -> DetectionEval | None:
     """Detection in each evaluation, when the configuration asks for it."""
     section = config.custom.eval_detection
@@ -142,6 +151,7 @@ def detection_eval(
         rank=rank,
         world_size=world_size,
         say=say,
+        on_error=on_error,
     )
 
 

@@ -26,7 +26,7 @@ from coordexp.rollout.producer import RolloutProducer, RolloutReader
 from coordexp.training.channels import ChannelSchedule
 from coordexp.training.rollout_dumps import DUMP_FOLDER, RolloutDumper
 from coordexp.training.rollout_eval import RolloutEval
-from coordexp.training.schedules import Schedule, StepSchedule
+from coordexp.training.schedules import MappedSchedule, Schedule, StepSchedule
 from coordexp.training.stage2_loader import Dump, RolloutSteps, SegmentPacker, Stage2Loader
 from coordexp.training.stage2_objective import ChannelObjectives, SoftContext, Stage2Objective
 from coordexp.training.step_loader import StepLoader
@@ -122,7 +122,10 @@ def build_loader(
     gate = desc_gate(section, say=say) if section is not None else None
     num_samples = (section.channel_b.rollouts_per_step if section is not None else None) or parts.shape.samples_per_step
     # another order than that of Channel A: the seed of a stream of its own
-    schedule = StepSchedule(num_samples=len(parts.train), samples_per_step=min(num_samples, len(parts.train)), seed=data_seed(config) + 1)
+    mixture = parts.data.mixture
+    count = len(parts.train) if mixture is None else len(mixture)
+    own = StepSchedule(num_samples=count, samples_per_step=min(num_samples, count), seed=data_seed(config) + 1)
+    schedule = own if mixture is None else MappedSchedule(own, mixture.epoch)
     rollouts = RolloutSteps(
         parts.train,
         RolloutProducer(reader, settings=target_settings(config), desc_gate=gate),
@@ -135,13 +138,14 @@ def build_loader(
         rank=rank,
         world_size=world_size,
         dump=dump,
+        on_error=parts.skips,
     )
     return Stage2Loader(
         ground_truth if channels.b_ratio < 1 else None,
         rollouts,
         channels=channels,
         steps_per_epoch=parts.schedule.steps_per_epoch,
-        samples_after=lambda num_a, num_b: _samples_after(parts.schedule, num_a, len(parts.train)) + _samples_after(schedule, num_b, len(parts.train)),
+        samples_after=lambda num_a, num_b: _samples_after(parts.schedule, num_a, count) + _samples_after(schedule, num_b, count),
         current_step=current_step,
         is_ab=section is not None,
     )
@@ -149,6 +153,7 @@ def build_loader(
 
 def _samples_after(schedule: Schedule, num_steps: int, num_samples: int) -> int:
     """Samples of the first steps; inside an epoch of packed rows in proportion to its steps."""
+    schedule = schedule.schedule if isinstance(schedule, MappedSchedule) else schedule
     epochs, position = divmod(num_steps, schedule.steps_per_epoch)
     in_order = position * schedule.groups_per_step if isinstance(schedule, StepSchedule) else round(position * num_samples / schedule.steps_per_epoch)
     return epochs * num_samples + min(in_order, num_samples)
@@ -176,4 +181,5 @@ def build_rollout_eval(config: TrainConfig, parts: Stage1Parts, reader: RolloutR
     if parts.val is None:
         return None
     window = rollout_section(config).rollout_infer_batch_size
-    return RolloutEval(parts.val, reader, num_records=len(parts.val), seed=config.training.seed, window=window, rank=rank, world_size=world_size)
+    ranks = {"rank": rank, "world_size": world_size}
+    return RolloutEval(parts.val, reader, num_records=len(parts.val), seed=config.training.seed, window=window, on_error=parts.skips, **ranks)

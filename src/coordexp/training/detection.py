@@ -15,6 +15,7 @@ from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.result import EvaluationResult
 from coordexp.generation.protocol import GenerationBackend, GenerationRequest
 from coordexp.generation.scores import score_objects
+from coordexp.training.faults import OnError, attempt
 from coordexp.training.ranks import gather_objects
 from coordexp.types.errors import BackendError
 from coordexp.types.records import Record
@@ -62,6 +63,7 @@ class DetectionEval:
         rank: int = 0,
         world_size: int = 1,
         say: Callable[[str], None] = print,
+        on_error: OnError | None = None,
     ) -> None:
         """Args beside the obvious.
 
@@ -69,6 +71,7 @@ class DetectionEval:
         window: prompts that are held and generated together.
         is_required: the run chooses its best checkpoint by these numbers, so that a failure ends it.
         say: takes the warning when generation fails and the run goes on without it.
+        on_error: takes note of records whose image cannot be read, which are left out; None: they are errors.
         """
         self._source, self._backend, self._tokenizer = source, backend, tokenizer
         self._sample = spread(len(source.records), limit)
@@ -76,6 +79,7 @@ class DetectionEval:
         self._window, self._is_required = window, is_required
         self._rank, self._world_size = rank, world_size
         self._say = say
+        self._on_error = on_error
         self._is_off = False
 
     def __call__(self) -> dict[str, float]:
@@ -105,10 +109,13 @@ class DetectionEval:
             return error.what
 
     def _answer(self, indices: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
-        records = [self._source.records[index] for index in indices]
-        requests = [GenerationRequest(record.id, self._source.encode_prompt(index), seed=0) for index, record in zip(indices, records, strict=True)]
-        answers = self._backend.generate(requests, self._settings, with_trace=True)
-        return [(index, _line(record, answer, self._tokenizer)) for index, record, answer in zip(indices, records, answers, strict=True)]
+        asked = [(index, request) for index in indices if (request := self._request(index)) is not None]
+        answers = self._backend.generate([request for _, request in asked], self._settings, with_trace=True) if asked else []
+        return [(index, _line(self._source.records[index], answer, self._tokenizer)) for (index, _), answer in zip(asked, answers, strict=True)]
+
+    def _request(self, index: int) -> GenerationRequest | None:
+        record = self._source.records[index]
+        return attempt(lambda: GenerationRequest(record.id, self._source.encode_prompt(index), seed=0), on_error=self._on_error)
 
     def _give_up(self, reason: str) -> dict[str, float]:
         if self._is_required:

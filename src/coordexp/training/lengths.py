@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from coordexp.batching.packing import Indices
-from coordexp.training.samples import SampleLength, SegmentSource
+from coordexp.training.joined import SampleSource
+from coordexp.training.samples import SampleLength
 from coordexp.types.progress import NoProgress, Progress
 
 MAX_BYTES = 256 * 2**20
@@ -36,7 +37,7 @@ class LengthBook:
     """
 
     def __init__(
-        self, source: SegmentSource, *, folder: Path | None, name: str = "data", progress: Progress | None = None, say: Callable[[str], object] = lambda _: None
+        self, source: SampleSource, *, folder: Path | None, name: str = "data", progress: Progress | None = None, say: Callable[[str], object] = lambda _: None
     ) -> None:
         """`folder` of the cache; None: nothing is kept."""
         self._source = source
@@ -51,7 +52,7 @@ class LengthBook:
 
     def table(self, epoch: int) -> _Table:
         """Lengths before anything is cut. The same in all epochs when the samples are."""
-        if self._source.settings.has_static_length:
+        if self._source.has_static_length:
             if self._static is None:
                 self._static = self._load_or_measure(0)
             return self._static
@@ -63,7 +64,7 @@ class LengthBook:
         Raises:
             DataError: a sample does not fit and may not, or cannot, be cut.
         """
-        table, limit = self.table(epoch), self._source.settings.max_length
+        table, limit = self.table(epoch), self._source.max_length
         total = table[:, 1].astype(np.int64)
         if limit is None:
             return total

@@ -62,6 +62,8 @@ class SampleSettings:
     """Limits of an image; outside is an error: rescaling is the data's job."""
     seed: int = 0
     augmentation: Augmentation | None = None
+    max_objects: int | None = None
+    """Of a record with more, so many are drawn anew in each epoch."""
 
     @property
     def is_static(self) -> bool:
@@ -71,7 +73,7 @@ class SampleSettings:
     @property
     def has_static_length(self) -> bool:
         """The same measured length in every epoch."""
-        return self.ordering == "sorted" and self.prompt_labels != "gt+negatives"
+        return self.ordering == "sorted" and self.prompt_labels != "gt+negatives" and self.max_objects is None
 
 
 class SegmentSource:
@@ -109,6 +111,7 @@ class SegmentSource:
         self._free_bytes = cache_bytes
         self._images: dict[int, ImageInputs] = {}
         self._segments: dict[int, Segment] = {}
+        self._refused: dict[int, DataError] = {}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -134,7 +137,18 @@ class SegmentSource:
             DataError: its image is missing or corrupt.
         """
         record = self.records[index]
-        return self._encoder.assemble(self.prompt(record, epoch=0), self._image(index, record))
+        try:
+            return self._encoder.assemble(self.prompt(record, epoch=0), self._image(index, record))
+        except DataError as error:
+            raise error if error.where else DataError(error.what, where=record.id, fix=error.fix) from error
+
+    def _drawn(self, index: int, epoch: int) -> Record:
+        """Record `index` with at most as many objects as are allowed, in their order."""
+        record, most = self.records[index], self._settings.max_objects
+        if most is None or len(record.objects) <= most:
+            return record
+        generator = random.Random(sample_seed(self._settings.seed, epoch, f"objects:{record.id}"))
+        return replace(record, objects=tuple(record.objects[i] for i in sorted(generator.sample(range(len(record.objects)), most))))
 
     def rollout_task(self, index: int, *, epoch: int) -> RolloutTask:
         """What the model is asked about record `index` in `epoch`, and what the annotation says: the prompt, pixels and objects of `encode`.
@@ -142,12 +156,13 @@ class SegmentSource:
         Raises:
             DataError: its image is missing or corrupt.
         """
-        record = shown = self.records[index]
+        record, shown = self.records[index], self._drawn(index, epoch)
+        self._refuse(index)
         try:
             if self._settings.augmentation is None:
                 image = self._image(index, record)
             else:
-                picture, shown = self._augmented(record, epoch)
+                picture, shown = self._augmented(shown, epoch)
                 image = self._encoder.encode_image(picture)
         except DataError as error:
             raise error if error.where else DataError(error.what, where=record.id, fix=error.fix) from error
@@ -166,7 +181,8 @@ class SegmentSource:
         Raises:
             DataError: it is missing or corrupt.
         """
-        record = self.records[index]
+        record = self._drawn(index, epoch)
+        self._refuse(index)
         return self._load(record) if self._settings.augmentation is None else self._augmented(record, epoch)[0]
 
     def _augmented(self, record: Record, epoch: int) -> tuple[Image.Image, Record]:
@@ -185,7 +201,7 @@ class SegmentSource:
         )
 
     def prompt(self, record: Record, *, epoch: int, shown: Record | None = None) -> Prompt:
-        """The prompt that the record gets in `epoch`; `shown` is what augmentation left of it."""
+        """The prompt that the record gets in `epoch`; `shown` is what the object limit and augmentation left of it."""
         settings = self._settings
         labels = self._prompt_labels(record, epoch, shown or record)
         return build_prompt(
@@ -202,7 +218,7 @@ class SegmentSource:
             return self._labels
         listed = {item.desc for item in shown.objects}
         if mode == "gt+negatives":
-            # drawn for the whole record: what augmentation cut away must not turn into a category that is not there
+            # drawn for the whole record: what was left out or cut away must not turn into a category that is not there
             present = {item.desc for item in record.objects}
             absent = [label for label in self._labels if label not in present]
             generator = random.Random(sample_seed(self._settings.seed, epoch, f"labels:{record.id}"))
@@ -220,6 +236,7 @@ class SegmentSource:
         )
 
     def _image(self, index: int, record: Record) -> ImageInputs:
+        self._refuse(index)
         known = self._images.get(index)
         if known is not None:
             return known
@@ -230,22 +247,36 @@ class SegmentSource:
             self._images[index] = inputs
         return inputs
 
+    def _refuse(self, index: int) -> None:
+        """Raises what `check` has found wrong with the image of the record."""
+        if index in self._refused:
+            raise self._refused[index]
+
     def _load(self, record: Record) -> Image.Image:
-        return load_image(resolve_image(self._root, record.image, where=record.id), where=record.id)
+        path = resolve_image(self._root, record.image, where=record.id)
+        image = load_image(path, where=record.id)
+        _check_size(path, image.size, record)
+        return image
 
     @property
-    def settings(self) -> SampleSettings:
-        return self._settings
+    def has_static_length(self) -> bool:
+        """Every sample has the same measured length in every epoch."""
+        return self._settings.has_static_length
+
+    @property
+    def max_length(self) -> int | None:
+        """Limit of a sample, in tokens."""
+        return self._settings.max_length
 
     def measure(self, index: int, *, epoch: int) -> SampleLength:
         """How long `encode(index, epoch=epoch)` would be without a limit, by the same encoder and without looking at the image. With augmentation, which can
         only take objects away, the most that it can be.
         """
-        record = self.records[index]
-        objects = self._ordered(record, epoch)
+        record, shown = self.records[index], self._drawn(index, epoch)
+        objects = self._ordered(shown, epoch)
         if self._settings.augmentation is not None and self._settings.coord_mode == "text":
             objects = tuple(replace(item, points=(MAX_BIN,) * len(item.points)) for item in objects)
-        num_prompt = self._encoder.num_prompt_tokens(self.prompt(record, epoch=epoch), width=record.width, height=record.height)
+        num_prompt = self._encoder.num_prompt_tokens(self.prompt(record, epoch=epoch, shown=shown), width=record.width, height=record.height)
         return SampleLength(prompt=num_prompt, total=num_prompt + self._answers.count(objects))
 
     def check_length(self, index: int, length: SampleLength) -> None:
@@ -269,7 +300,7 @@ class SegmentSource:
     def content_digest(self) -> str:
         """Names everything that decides lengths: records, prompts, tokenizer, and the settings that have a say."""
         own = self._settings
-        decisive = (own.ordering, own.field_order, own.coord_mode, own.kinds, own.prompt_labels, own.augmentation is not None)
+        decisive = (own.ordering, own.field_order, own.coord_mode, own.kinds, own.prompt_labels, own.augmentation is not None, own.max_objects)
         seed = None if own.has_static_length else own.seed
         digest = hashlib.sha256(f"{__version__}\n{decisive}\n{seed}\n{self._labels}\n".encode())
         digest.update(self._encoder.describe().encode())
@@ -278,30 +309,44 @@ class SegmentSource:
             digest.update(encoder.encode(record))
         return digest.hexdigest()
 
-    def check(self, *, name: str, progress: Progress | None = None, lengths: Callable[[int], SampleLength] | None = None) -> None:
+    def check(
+        self, *, name: str, progress: Progress | None = None, lengths: Callable[[int], SampleLength] | None = None, skips_images: bool = False
+    ) -> list[DataError]:
         """Look at every record and image header, so that nothing is found wrong hours later. Pixels are decoded only in training.
+
+        With `skips_images` a record whose image is missing, no image, or of another size is no error here: each time that it is to be encoded it is.
 
         Args:
             name: of the set, on the progress display.
             progress: where the work is shown.
             lengths: of each sample in the first epoch, when they were measured already.
+            skips_images: see above.
+
+        Returns:
+            What is wrong with the images that will be skipped.
 
         Raises:
             DataError: a missing image, one of another size than its record says or outside the pixel limits, a kind of geometry that was not asked
                 for, or (with a length limit) a sample that is too long.
         """
         for index, record in enumerate((progress or NoProgress()).track(self.records, f"check {name}", total=len(self.records))):
-            self._check_image(record)
+            try:
+                self._check_image(record)
+            except DataError as error:
+                if not skips_images:
+                    raise
+                self._refused[index] = error
             self._check_objects(record)
             if self._settings.max_length is not None:
                 self.check_length(index, self.measure(index, epoch=0) if lengths is None else lengths(index))
 
+        if len(self._refused) == len(self.records):
+            raise next(iter(self._refused.values()))
+        return list(self._refused.values())
+
     def _check_image(self, record: Record) -> None:
         path = resolve_image(self._root, record.image, where=record.id)
-        size = read_image_size(path, where=record.id)
-        if size != (record.width, record.height):
-            what = f"the image {path} has {size[0]}x{size[1]} pixels, the record says {record.width}x{record.height}"
-            raise DataError(what, where=record.id, fix="write the size of the upright image into the record, or import the data again")
+        _check_size(path, read_image_size(path, where=record.id), record)
         pixels = record.width * record.height
         low, high = self._settings.min_pixels, self._settings.max_pixels
         if (low is not None and pixels < low) or (high is not None and pixels > high):
@@ -313,6 +358,12 @@ class SegmentSource:
             if item.kind not in self._settings.kinds:
                 what = f"the geometry is {item.kind}, and data.geometry_kinds asks for {', '.join(self._settings.kinds)}"
                 raise DataError(what, where=f"{record.id}: objects[{number}]", fix="add the kind to data.geometry_kinds, or filter the data")
+
+
+def _check_size(path: Path, size: tuple[int, int], record: Record) -> None:
+    if size != (record.width, record.height):
+        what = f"the image {path} has {size[0]}x{size[1]} pixels, the record says {record.width}x{record.height}"
+        raise DataError(what, where=record.id, fix="write the size of the upright image into the record, or import the data again")
 
 
 def sample_seed(seed: int, epoch: int, name: str) -> int:

@@ -258,6 +258,33 @@ class StreamSchedule:
             number += 1
 
 
+class MappedSchedule:
+    """A schedule over places of an epoch, read as one over samples: `order(epoch)` says which sample stands at each place."""
+
+    def __init__(self, schedule: Schedule, order: Callable[[int], Indices]) -> None:
+        self.schedule = schedule
+        self._order = order
+
+    @property
+    def groups_per_step(self) -> int:
+        return self.schedule.groups_per_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.schedule.steps_per_epoch
+
+    def epoch_of(self, step: int) -> int:
+        return self.schedule.epoch_of(step)
+
+    def groups(self, step: int) -> tuple[Group, ...]:
+        groups = self.schedule.groups(step)
+        orders = {epoch: self._order(epoch) for epoch in {group.epoch for group in groups}}
+        return tuple(Group(tuple(orders[group.epoch][list(group.samples)].tolist()), group.epoch) for group in groups)
+
+    def describe(self, epoch: int) -> str | None:
+        return self.schedule.describe(epoch)
+
+
 def describe_rows(plan: RowPlan) -> str:
     """Example: `412 rows of 4096 tokens, 98.7 % filled (lower bound 407)`"""
     left_out = f", {plan.left_out} sample{'' if plan.left_out == 1 else 's'} left out" if plan.left_out else ""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from coordexp.batching.collate import Collator, PackBatch, collate_packs
@@ -21,8 +22,9 @@ from coordexp.rollout.measures import channel_b_metrics, training_metrics
 from coordexp.rollout.producer import RolloutProducer
 from coordexp.rollout.samples import ProducedRollout, RolloutTask
 from coordexp.training.channels import ChannelSchedule
+from coordexp.training.faults import OnError, SampleReader, attempt
 from coordexp.training.ranks import gather_objects
-from coordexp.training.schedules import StepSchedule
+from coordexp.training.schedules import Schedule
 from coordexp.training.stage2_objective import Channel
 from coordexp.training.step_loader import StepLoader
 from coordexp.types.metrics import Metric
@@ -37,6 +39,8 @@ class TaskSource(Protocol):
     def rollout_task(self, index: int, *, epoch: int) -> RolloutTask: ...
 
     def encode(self, index: int, *, epoch: int) -> Segment: ...
+
+    def __len__(self) -> int: ...
 
 
 class SegmentPacker(Protocol):
@@ -57,7 +61,7 @@ class RolloutSteps:
         source: TaskSource,
         producer: RolloutProducer,
         *,
-        schedule: StepSchedule,
+        schedule: Schedule,
         packer: SegmentPacker,
         collator: Collator,
         row_length: int | None,
@@ -66,13 +70,16 @@ class RolloutSteps:
         rank: int = 0,
         world_size: int = 1,
         dump: Dump | None = None,
+        on_error: OnError | None = None,
     ) -> None:
         """Args beside the obvious.
 
         schedule: samples of the n-th Channel B step.
         row_length: tokens of a packed row, for the fill; None: packs are padded.
         is_ab: log what Stage-2 AB has beside rollout matching.
+        on_error: takes note of records whose image cannot be read, which are left out; None: they are errors.
         """
+        self._on_error = on_error
         self._source, self._producer, self._schedule = source, producer, schedule
         self._packer, self._collator, self._row_length = packer, collator, row_length
         self._seed, self._is_ab, self._dump = seed, is_ab, dump
@@ -89,22 +96,26 @@ class RolloutSteps:
         # contiguous shares: request i of the whole step has the same seed for every number of ranks
         share = math.ceil(len(groups) / self._world_size)
         first = min(self._rank * share, len(groups))
-        tasks = [self._source.rollout_task(index, epoch=group.epoch) for group in groups[first : first + share] for index in group.samples]
+        wanted = [(index, group.epoch) for group in groups[first : first + share] for index in group.samples]
+        read = [attempt(partial(self._source.rollout_task, index, epoch=epoch), on_error=self._on_error) for index, epoch in wanted]
+        tasks = [task for task in read if task is not None]
         rollouts, report = self._producer.produce(tasks, seed_base=rollout_seed_base(self._seed, global_step=step), first=first)
         fold.update(training_metrics(report))
         if self._is_ab:
             fold.update(channel_b_metrics(report))
         if self._dump is not None:
             self._dump(rollouts, step)
-        return self._pack([rollout.segment for rollout in rollouts], groups[0].samples[0], epoch=groups[0].epoch, fold=fold)
+        places = [(index, group.epoch) for group in groups for index in group.samples]
+        head, *rest = self._pack([rollout.segment for rollout in rollouts], places, fold=fold)
+        return (replace(head, num_skipped=len(wanted) - len(tasks)), *rest)
 
-    def _pack(self, segments: Sequence[Segment], donor_index: int, *, epoch: int, fold: MetricFold) -> tuple[PackBatch, ...]:
+    def _pack(self, segments: Sequence[Segment], places: Sequence[tuple[int, int]], *, fold: MetricFold) -> tuple[PackBatch, ...]:
         start = time.perf_counter()
         packs = self._packer(segments) if segments else ()
         # every rank runs as many forwards as the one with the most
         num_packs = max(gather_objects(len(packs), world_size=self._world_size))
         if num_packs > len(packs):
-            donor = None if segments else self._source.encode(donor_index, epoch=epoch)
+            donor = None if segments else SampleReader(self._source, self._on_error).donor(places)
             packs = self._packer(segments, num_packs=num_packs, donor=donor)
         fold.add("time/post_rollout_pack_s", time.perf_counter() - start)
         _count_packs(fold, [pack for pack in packs if not pack.is_filler], row_length=self._row_length)

@@ -9,22 +9,17 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
 from typing import Protocol
 
 from coordexp.batching.collate import Collator, PackBatch, collate_packs
 from coordexp.batching.plan import plan_padded, plan_single_rows
+from coordexp.training.faults import OnError, SampleReader, Source
 from coordexp.training.schedules import Group, Schedule
 from coordexp.types.sequences import Pack, Segment
 
 _PREFETCH_STEPS = 2
-
-
-class Source(Protocol):
-    """Where segments come from."""
-
-    def __len__(self) -> int: ...
-
-    def encode(self, index: int, *, epoch: int) -> Segment: ...
 
 
 class PackMaker(Protocol):
@@ -79,8 +74,11 @@ class StepLoader:
         world_size: int = 1,
         num_threads: int = 1,
         say: Callable[[str], object] = lambda _: None,
+        on_error: OnError | None = None,
     ) -> None:
+        """`on_error` takes note of samples that cannot be read and are left out; None: they are errors."""
         self.dataset = source
+        self._reader = SampleReader(source, on_error)
         self.schedule = schedule
         self._collator = collator
         self._make_packs = make_packs
@@ -122,17 +120,21 @@ class StepLoader:
             DataError: a record that cannot be encoded; names it.
         """
         everyone = self.schedule.groups(step)
-        mine = self._encode(everyone[self._rank :: self._world_size])
+        mine, num_skipped = self._encode(everyone[self._rank :: self._world_size])
         most = math.ceil(len(everyone) / self._world_size)
-        # a rank that has nothing left repeats the first sample of the step, with weight 0
-        donor = None if mine else self.dataset.encode(everyone[0].samples[0], epoch=everyone[0].epoch)
-        return collate_packs(self._make_packs(mine, num_packs=self._make_packs.num_packs(most), donor=donor), self._collator)
+        # a rank that has nothing left repeats a sample of the step, with weight 0
+        donor = None if mine else self._reader.donor((sample, group.epoch) for group in everyone for sample in group.samples)
+        packs = self._make_packs(mine, num_packs=self._make_packs.num_packs(most), donor=donor)
+        first, *others = collate_packs(packs, self._collator)
+        return (replace(first, num_skipped=num_skipped), *others)
 
-    def _encode(self, groups: Sequence[Group]) -> list[list[Segment]]:
+    def _encode(self, groups: Sequence[Group]) -> tuple[list[list[Segment]], int]:
+        """(samples of each group that has any left, number of samples that were left out)."""
         run = self._encoders.map if self._encoders is not None else map
         wanted = [(sample, group.epoch) for group in groups for sample in group.samples]
-        segments = iter(list(run(lambda item: self.dataset.encode(item[0], epoch=item[1]), wanted)))
-        return [[next(segments) for _ in group.samples] for group in groups]
+        segments = iter(list(run(lambda item: self._reader.read(item[0], epoch=item[1]), wanted)))
+        read = [[segment for segment in islice(segments, len(group.samples)) if segment is not None] for group in groups]
+        return [group for group in read if group], len(wanted) - sum(map(len, read))
 
     def close(self) -> None:
         """End the threads; what was not started is dropped."""
@@ -144,11 +146,13 @@ class StepLoader:
 class EvalPackList:
     """The evaluation set of one rank in packs; every rank yields equally many. Encoded as it is read, kept as far as the source keeps it."""
 
-    def __init__(self, source: Source, *, groups: Sequence[Sequence[int]], collator: Collator, rank: int = 0, world_size: int = 1) -> None:
-        """`groups` are the samples of each forward, over all ranks: rank r of w takes every w-th, from r."""
+    def __init__(
+        self, source: Source, *, groups: Sequence[Sequence[int]], collator: Collator, rank: int = 0, world_size: int = 1, on_error: OnError | None = None
+    ) -> None:
+        """`groups` are the samples of each forward, over all ranks: rank r of w takes every w-th, from r. `on_error` as for `StepLoader`."""
         if not groups:
             raise ValueError("nothing to evaluate on")
-        self._source = source
+        self._reader = SampleReader(source, on_error)
         self._groups = groups
         self._collator = collator
         self._rank, self._world_size = rank, world_size
@@ -159,9 +163,14 @@ class EvalPackList:
     def __iter__(self) -> Iterator[PackBatch]:
         mine = self._groups[self._rank :: self._world_size]
         for group in mine:
-            yield self._collator(Pack(segments=tuple(self._source.encode(index, epoch=0) for index in group)))
+            segments = tuple(segment for index in group if (segment := self._reader.read(index, epoch=0)) is not None)
+            pack = Pack(segments=segments) if segments else self._filler()
+            yield replace(self._collator(pack), num_skipped=len(group) - len(segments))
         if len(mine) < len(self):
-            yield self._collator(Pack(segments=(self._source.encode(0, epoch=0),), is_filler=True))
+            yield self._collator(self._filler())
+
+    def _filler(self) -> Pack:
+        return Pack(segments=(self._reader.donor(()),), is_filler=True)
 
 
 def eval_groups(num_samples: int, *, per_pack: int, world_size: int = 1) -> list[list[int]]:

@@ -166,6 +166,7 @@ class StepTrainer(Trainer):
             forward_s=time.perf_counter() - start,
         )
         self._fold.update(self._objective.describe_step(packs[0], facts))
+        self._fold.add("data/skipped_samples", total=sum(batch.num_skipped for batch in packs))
         if self._step_metrics is not None:
             self._fold.update(self._step_metrics())
         return total.float()
@@ -231,8 +232,10 @@ class StepTrainer(Trainer):
         for batch in batches:
             batch = batch.to(self.args.device)
             result = self._forward(self._model, batch)
+            fold.add("data/skipped_samples", total=batch.num_skipped)
+            part = torch.stack((result.sums.double(), self._objective.denominators(batch)))
+            parts.append(torch.zeros_like(part) if batch.is_filler else part)
             if not batch.is_filler:
-                parts.append(torch.stack((result.sums.double(), self._objective.denominators(batch))))
                 num_samples += batch.extra("pack_num_samples", reader="StepTrainer")
                 fold.update({key: metric for key, metric in result.metrics.items() if REGISTRY.get(key).in_eval})
         for key in PER_STEP_KEYS:
