@@ -49,6 +49,8 @@ class Setting:
     mix: str = "stage1"
     device: str = "cpu"
     repeats: int = 1
+    is_later: bool = False
+    """A later pack of an optimizer step: a gradient is there already, and the new one is added to it."""
 
 
 def make_step(setting: Setting) -> tuple[Callable[[], Tensor], nn.Linear]:
@@ -94,15 +96,14 @@ def measure(setting: Setting) -> dict[str, float]:
     warm, _ = make_step(replace(setting, tokens=64, vocab=2 * BINS, width=64, device="cpu" if setting.device == "cpu" else setting.device))
     warm().backward()
     step, head = make_step(setting)
-    seconds, extra = [], []
+    seconds, extra, there = [], [], head.weight.numel() * head.weight.element_size()
     for _ in range(setting.repeats):
-        head.weight.grad = None
+        head.weight.grad = torch.zeros_like(head.weight).add_(1e-8) if setting.is_later else None
         base, start = _memory(setting, reset=True), _clock(setting)
         loss = step()
         loss.backward()
         seconds.append(_clock(setting) - start)
-        gradient = head.weight.grad
-        extra.append(_memory(setting, reset=False) - base - (0 if gradient is None else gradient.numel() * gradient.element_size()))
+        extra.append(_memory(setting, reset=False) - base - (0 if setting.is_later else there))
     return {"loss": loss.item(), "extra_mib": max(extra) / MIB, "seconds": statistics.median(seconds)}
 
 
@@ -141,11 +142,10 @@ def run(setting: Setting) -> dict[str, float] | None:
 
 
 def needed_mib(setting: Setting) -> float:
-    """A generous guess: weight, its gradient and a copy; plain holds about five float32 blocks of logits."""
-    size = 4 if setting.dtype == "float32" else 2
-    num_rows = sum(MIXES[setting.mix]) * setting.tokens
-    fixed = 3 * setting.vocab * setting.width * max(size, 4) / MIB + 1000
-    return fixed + (20 * num_rows * setting.vocab / MIB if setting.impl != "lean" else 1000)
+    """What was seen, rounded up: plain holds 11 bytes for each row and vocabulary entry, with the gradient of the weight counted in."""
+    num_rows, entries = sum(MIXES[setting.mix]) * setting.tokens, setting.vocab * setting.width
+    size = getattr(torch, setting.dtype).itemsize
+    return (entries * size + (12 * num_rows * setting.vocab if setting.impl == "plain" else 4 * entries)) / MIB + 1500
 
 
 def free_mib() -> float:
@@ -179,7 +179,7 @@ def figures_of(args: argparse.Namespace) -> dict[str, float | None]:
     for tokens in args.tokens:
         for mix in args.mix:
             for dtype in args.dtype:
-                setting = Setting("", tokens=tokens, dtype=dtype, mix=mix, device=args.device, repeats=args.repeats)
+                setting = Setting("", tokens=tokens, dtype=dtype, mix=mix, device=args.device, repeats=args.repeats, is_later=args.later)
                 for name, value in compare(setting, others=others).items():
                     figures[f"{name}_{tokens // 1024}k_{mix}_{dtype}"] = value
         for name in ("extra_memory_ratio", "time_ratio"):
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--mix", nargs="+", default=list(MIXES), choices=list(MIXES))
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--later", action="store_true", help="measure a later pack of an optimizer step: a gradient is there already")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
