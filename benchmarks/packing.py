@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     figures = measure_plans(num_baseline=5_000 if args.quick else 50_000)
-    figures["training"] = measure_training(48 if args.quick else 192, repeats=2 if args.quick else 4)
+    figures["training"] = measure_training(48 if args.quick else 128, repeats=2 if args.quick else 3)
     figures |= {key: value for key, value in figures["training"].items() if key.startswith("packed_over_")}
     print()
     for key, value in figures.items():
