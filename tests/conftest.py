@@ -139,16 +139,27 @@ def scenes_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "val.jsonl"
 
 
+@pytest.fixture(scope="session")
+def write_stage1(tiny_folder: Path, boxes_folder: Path) -> Callable[[Path], Path]:
+    """Writes `stage1.yaml` of a short run into a folder; its runs go to `runs` beside it."""
+
+    def write(folder: Path) -> Path:
+        file = folder / "stage1.yaml"
+        file.write_text(
+            f"model: {{model: {tiny_folder}, torch_dtype: float32}}\n"
+            f"training: {{output_dir: {folder}/runs, run_name: boxes, learning_rate: 1.0e-3, max_steps: 4, per_device_train_batch_size: 2,"
+            " effective_batch_size: 4, logging_steps: 1, save_strategy: steps, save_steps: 2, warmup_steps: 1, use_cpu: true, seed: 3}\n"
+            f"custom: {{train_jsonl: {boxes_folder}/train.jsonl, val_jsonl: {boxes_folder}/val.jsonl, coord_soft_ce_w1: {{ce_weight: 0.1}}}}\n"
+        )
+        return file
+
+    return write
+
+
 @pytest.fixture
-def make_stage1(tmp_path: Path, tiny_folder: Path, boxes_folder: Path) -> Stage1Maker:
-    """Configuration of a short run into `tmp_path / "runs"`; keyword arguments are dotted overrides such as `"training.seed=1"`."""
-    file = tmp_path / "stage1.yaml"
-    file.write_text(
-        f"model: {{model: {tiny_folder}, torch_dtype: float32}}\n"
-        f"training: {{output_dir: {tmp_path}/runs, run_name: boxes, learning_rate: 1.0e-3, max_steps: 4, per_device_train_batch_size: 2,"
-        " effective_batch_size: 4, logging_steps: 1, save_strategy: steps, save_steps: 2, warmup_steps: 1, use_cpu: true, seed: 3}\n"
-        f"custom: {{train_jsonl: {boxes_folder}/train.jsonl, val_jsonl: {boxes_folder}/val.jsonl, coord_soft_ce_w1: {{ce_weight: 0.1}}}}\n"
-    )
+def make_stage1(tmp_path: Path, write_stage1: Callable[[Path], Path]) -> Stage1Maker:
+    """Configuration of a short run into `tmp_path / "runs"`; arguments are dotted overrides such as `"training.seed=1"`."""
+    file = write_stage1(tmp_path)
 
     def make(*overrides: str) -> Loaded[TrainConfig]:
         from coordexp.config.loading import load_config

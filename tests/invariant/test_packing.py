@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -240,18 +238,3 @@ def test_packed_evaluation_equals_padded_evaluation(make_stage1: Stage1Maker) ->
     first, second = (next(event for event in events(run) if "eval_loss" in event) for run in (padded, packed))
     assert second["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-5)
     assert second["eval_base_ce/noncoord_tokens_per_sample"] == pytest.approx(first["eval_base_ce/noncoord_tokens_per_sample"])
-
-
-@pytest.mark.slow
-def test_two_processes_with_unequal_rows_equal_one(make_stage1: Stage1Maker, tmp_path: Path) -> None:
-    """4 rows, 3 a step: one process takes two of them, the other one and a filler; in the second step of an epoch there is nothing for the other at all."""
-    overrides = [*PACKED, "training.effective_batch_size=3", "training.max_steps=5", "training.save_strategy=no", "global_max_length=200"]
-    alone = run_stage1(make_stage1(*overrides))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
-    command = [*launcher, "train", "--config", str(tmp_path / "stage1.yaml"), *overrides, f"training.output_dir={tmp_path}/both"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (both,) = (tmp_path / "both").glob("v0-*/boxes")
-    first, second = ([event["loss"] for event in events(run) if "loss" in event] for run in (alone, both))
-    assert second == pytest.approx(first, rel=1e-6)
-    assert [event["accum/current_grad_steps"] for event in events(alone) if "loss" in event] == [3, 1, 3, 1, 3]

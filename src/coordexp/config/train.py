@@ -205,6 +205,8 @@ class TrainConfig(FileSection):
         if losses.enabled and not any((losses.soft_ce_weight, losses.w1_weight, losses.ce_weight, losses.gate_weight)):
             yield KeyProblem("custom.coord_soft_ce_w1", "all weights are 0", "give one of them a weight, or set enabled: false")
         yield from self._tuner_problems()
+        if self.training.fsdp is not None:
+            yield from self._sharding_problems()
         yield from self._packing_problems()
 
     def _packing_problems(self) -> Iterator[KeyProblem]:
@@ -241,6 +243,19 @@ class TrainConfig(FileSection):
             for name in ("vit_lr", "aligner_lr"):
                 if getattr(self.training, name) is not None:
                     yield KeyProblem(f"training.{name}", "has no effect without training.optimizer: multimodal", "set it")
+
+    def _sharding_problems(self) -> Iterator[KeyProblem]:
+        if self.custom.trainer_variant is not None:
+            what = "generates answers while it trains, which does not work with training.fsdp: processes would wait for each other"
+            yield KeyProblem("custom.trainer_variant", what, "remove training.fsdp")
+        if self.custom.eval_detection.enabled:
+            what = "does not work with training.fsdp: processes generate answers of different lengths, and each step needs all of them"
+            yield KeyProblem("custom.eval_detection.enabled", what, "set it to false, and run coordexp infer on a checkpoint")
+        if self.custom.coord_offset.enabled:
+            what = "does not work with training.fsdp: single rows of a table that is split over processes cannot be trained"
+            yield KeyProblem("custom.coord_offset.enabled", what, "set it to false, or remove training.fsdp")
+        if self.model.quantization is not None:
+            yield KeyProblem("model.quantization", "is not tested with training.fsdp", "remove one of them")
 
     def _detection_problems(self) -> Iterator[KeyProblem]:
         if self.custom.eval_detection.enabled and self.training.eval_strategy == "no":

@@ -104,6 +104,8 @@ class TrainingSection(Section):
     """Mixed precision with bfloat16."""
     fp16: Switch = False
     """Mixed precision with float16."""
+    fsdp: Literal["full_shard", "shard_grad_op"] | None = None
+    """FSDP2: weights, gradients and optimizer state split over the processes; with `shard_grad_op` weights stay whole between forward and backward."""
     dataloader_num_workers: Count = 0
     """Processes that prepare samples; 0: the main one."""
     logging_dir: FilePath | None = None
@@ -174,6 +176,8 @@ class TrainingSection(Section):
             yield KeyProblem("training.eval_steps", "is required when training.eval_strategy is steps", "set the number of steps between evaluations")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             yield KeyProblem("training.early_stopping_patience", "needs evaluations, and training.eval_strategy is 'no'", "set training.eval_strategy")
+        if self.fsdp is not None and self.fp16:
+            yield KeyProblem("training.fp16", "is not tested with training.fsdp", "set training.bf16: true in its place")
         if self.bf16 and self.fp16:
             yield KeyProblem("training.fp16", "bf16 and fp16 are both true", "choose one")
         for name in sorted(name for name, value in (self.__pydantic_extra__ or {}).items() if name in self.managed and value is not None):

@@ -79,7 +79,6 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
     Unbuilt("custom.extra.rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
     Unbuilt("training.deepspeed", (None,), "DeepSpeed (it steps its engine inside every backward: wrong with several packs a step)", "zero2.json"),
-    Unbuilt("training.fsdp", (None, ""), "FSDP", "full_shard"),
 )
 
 INFER: tuple[Unbuilt, ...] = (

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from coordexp.models.adapters import quiet_peft
@@ -75,11 +77,11 @@ def read_adapter(folder: Path) -> AdapterInfo:
     return AdapterInfo(folder, base, config)
 
 
-def save_adapter(adapted: PeftModel, folder: Path, *, base: AdapterBase) -> None:
-    """Write the adapter into `folder`, which exists."""
+def save_adapter(adapted: PeftModel, folder: Path, *, base: AdapterBase, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write the adapter into `folder`, which exists; `state`: all weights by name, when the model's own are split over processes."""
     with quiet_peft():
         # "auto" would look the base model up on the hub
-        adapted.save_pretrained(str(folder), save_embedding_layers=False)  # pyright: ignore[reportArgumentType]
+        adapted.save_pretrained(str(folder), save_embedding_layers=False, **({} if state is None else {"state_dict": dict(state)}))  # pyright: ignore[reportArgumentType]
     (folder / "README.md").unlink(missing_ok=True)
     write_text(folder / BASE_NAME, json.dumps(asdict(base), indent=2) + "\n")
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from coordexp.models.quiet import no_library_bars
 
 
-def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """config.json, generation_config.json and *.safetensors, in `dtype`."""
-    state = None if dtype is None else {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
+def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None) -> None:
+    """config.json, generation_config.json and *.safetensors, in `dtype`; `state` holds the weights when the model does not have them whole."""
+    weights = None if state is None else dict(state)
+    if dtype is not None:
+        weights = {name: value.detach().to(dtype).contiguous() for name, value in (weights or model.state_dict()).items()}
     with no_library_bars():
-        model.save_pretrained(folder, state_dict=state)
+        model.save_pretrained(folder, state_dict=weights)
     if dtype is not None:
         set_config_dtype(folder, dtype)
 

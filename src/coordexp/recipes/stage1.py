@@ -14,11 +14,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
-from coordexp.models.export import save_checkpoint
 from coordexp.recipes.stage1_data import data_facts, data_seed, describe_data
 from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, build_pack_maker, describe_packing, packing_facts
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, prepare_stage1, stage1_objective
-from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_adapter, write_final
+from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_final
 from coordexp.recipes.stage2 import build_dump, build_loader, build_objective, build_reader, build_rollout_eval
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
@@ -49,7 +48,7 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
     config = loaded.config
     parts = prepare_stage1(config, world_size=process.num_processes, progress=progress)
     if parts.resume is not None and run_folder.read_step(parts.resume) >= parts.num_steps:
-        return _finish_resumed(parts.resume, parts.num_steps, config=config, progress=progress)
+        return _finish_resumed(parts.resume, parts.num_steps, config=config, process=process, progress=progress)
     folder = _start_run(loaded, parts, argv=argv, process=process, progress=progress)
     trainer, loader = build_trainer(config, parts, folder=folder, progress=progress, process=process)
     start = time.perf_counter()
@@ -58,9 +57,10 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
             trainer.train(resume_from_checkpoint=str(parts.resume) if parts.resume else None)
     finally:
         loader.close()
+    final = _write_final(trainer, config, parts, folder, process=process, progress=progress)
     skipped = merge_skipped(gather_objects([] if parts.skips is None else parts.skips.records(), world_size=process.num_processes))
     if process.is_main_process:
-        _finish(trainer, config, parts, folder, skipped=skipped, seconds=time.perf_counter() - start, progress=progress)
+        _finish(trainer, parts, folder, final=final, skipped=skipped, seconds=time.perf_counter() - start, progress=progress)
     process.wait_for_everyone()
     return folder
 
@@ -188,20 +188,20 @@ def _facts(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[st
     )
 
 
-def _finish_resumed(checkpoint: Path, num_steps: int, *, config: TrainConfig, progress: Progress) -> Path:
+def _finish_resumed(checkpoint: Path, num_steps: int, *, config: TrainConfig, process: PartialState, progress: Progress) -> Path:
     """The run of a checkpoint that has all steps behind it; its `final` is written when the run was killed just before."""
     progress.say(f"{checkpoint} has all {num_steps} steps behind it: nothing to train")
     run = run_folder.run_of(checkpoint)
-    if run is not None and not (run / run_folder.FINAL_NAME).exists():
+    if process.is_main_process and run is not None and not (run / run_folder.FINAL_NAME).exists():
         write_final(checkpoint, run / run_folder.FINAL_NAME, config=config, progress=progress)
+    process.wait_for_everyone()
     return run or checkpoint
 
 
 def _finish(
-    trainer: StepTrainer, config: TrainConfig, parts: Stage1Parts, folder: Path, *, skipped: list[SkippedRecord], seconds: float, progress: Progress
+    trainer: StepTrainer, parts: Stage1Parts, folder: Path, *, final: Path | None, skipped: list[SkippedRecord], seconds: float, progress: Progress
 ) -> None:
-    """The model for inference and the summary of the run, on rank 0."""
-    final = _write_final(trainer, config, parts, folder, progress=progress)
+    """The summary of the run, on rank 0."""
     state = trainer.state
     summary = RunSummary(
         steps=state.global_step,
@@ -223,16 +223,22 @@ def _finish(
     progress.say(f"trained to step {state.global_step} in {seconds:.0f} s" + (f"; checkpoint for inference: {final}" if final else ""))
 
 
-def _write_final(trainer: StepTrainer, config: TrainConfig, parts: Stage1Parts, folder: Path, *, progress: Progress) -> Path | None:
+def _write_final(trainer: StepTrainer, config: TrainConfig, parts: Stage1Parts, folder: Path, *, process: PartialState, progress: Progress) -> Path | None:
     """The best checkpoint's model when the best was loaded at the end, else the last one's."""
     if config.training.save_strategy == "no":
         return None
+    # the last checkpoint is complete on every rank only now
+    process.wait_for_everyone()
     final = folder / run_folder.FINAL_NAME
     best, last = trainer.state.best_model_checkpoint, folder / f"checkpoint-{trainer.state.global_step}"
+    source: Path | None = last
     if trainer.args.load_best_model_at_end and best is not None:
-        return write_final(Path(best), final, config=config, progress=progress)
-    if last.is_dir():
-        return write_final(last, final, config=config, progress=progress)
-    if parts.tuned.adapter is None:
-        return save_checkpoint(parts.loaded_model, final)
-    return write_final(write_adapter(parts.tuned.adapter, folder / ADAPTER_NAME), final, config=config, progress=progress)
+        source = Path(best)
+    elif not last.is_dir():
+        # all ranks take part, as their weights may be split
+        source = None if parts.tuned.adapter is None else folder / ADAPTER_NAME
+        trainer.save_model(str(source or final))
+    if process.is_main_process and source is not None:
+        write_final(source, final, config=config, progress=progress)
+    process.wait_for_everyone()
+    return final

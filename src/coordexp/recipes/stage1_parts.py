@@ -27,7 +27,8 @@ from coordexp.training.joined import SampleSource
 from coordexp.training.objective import Stage1Objective
 from coordexp.training.precision import check_precision
 from coordexp.training.schedules import Schedule
-from coordexp.types.errors import DataError
+from coordexp.training.sharding import check_resumable
+from coordexp.types.errors import ConfigError, DataError
 from coordexp.types.progress import Progress
 
 
@@ -65,6 +66,7 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
         accumulation=training.gradient_accumulation_steps,
     )
     resume = _find_resume(config)
+    _check_sharding(config, world_size=world_size, resume=resume)
     data = read_data(config)
     model = load_model(config.model.model, dtype=config.model.torch_dtype, attn_implementation=config.model.attn_impl, quantization=config.model.quantization)
     tuned = tune_model(config, model, resume=resume)
@@ -153,6 +155,15 @@ def detection_eval(
         say=say,
         on_error=on_error,
     )
+
+
+def _check_sharding(config: TrainConfig, *, world_size: int, resume: Path | None) -> None:
+    is_sharded = config.training.fsdp is not None
+    if is_sharded and world_size == 1:
+        what = "splits the model over processes, and there is one"
+        raise ConfigError(what, where="training.fsdp", fix="start one for each GPU: scripts/train.sh config=<yaml> gpus=0,1")
+    if resume is not None:
+        check_resumable(resume, is_sharded=is_sharded)
 
 
 def _find_resume(config: TrainConfig) -> Path | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from coordexp.config.train import TrainConfig
@@ -20,6 +20,7 @@ from coordexp.models.merge import merge_adapter
 from coordexp.models.parts import PARTS, PartSize, freeze_parts, measure_parts
 from coordexp.training.checkpoints import link_model
 from coordexp.training.optimizer import PartRates
+from coordexp.training.trainer import ModelWriter
 from coordexp.types.errors import CheckpointError, ConfigError
 from coordexp.types.files import atomic_folder
 from coordexp.types.progress import Progress
@@ -128,18 +129,18 @@ def part_rates(config: TrainConfig) -> PartRates | None:
     return None if training.optimizer is None else PartRates(vit=training.vit_lr, aligner=training.aligner_lr)
 
 
-def checkpoint_writer(loaded: LoadedModel, tuned: Tuned) -> Callable[[nn.Module, Path], object]:
+def checkpoint_writer(loaded: LoadedModel, tuned: Tuned) -> ModelWriter:
     """Writes what a checkpoint holds: the adapter alone when one is trained, else the whole model."""
     adapter = tuned.adapter
     if adapter is None:
-        return lambda _, folder: save_checkpoint(loaded, folder)
-    return lambda _, folder: write_adapter(adapter, folder)
+        return lambda folder, state: save_checkpoint(loaded, folder, state=state)
+    return lambda folder, state: write_adapter(adapter, folder, state=state)
 
 
-def write_adapter(adapter: TunedAdapter, dst: Path) -> Path:
-    """The adapter as a folder, replaced as a whole."""
+def write_adapter(adapter: TunedAdapter, dst: Path, *, state: Mapping[str, Tensor] | None = None) -> Path:
+    """The adapter as a folder, replaced as a whole; `state` as in `save_adapter`."""
     with atomic_folder(dst) as folder:
-        save_adapter(adapter.model, folder, base=adapter.base)
+        save_adapter(adapter.model, folder, base=adapter.base, state=state)
         for file in folder.iterdir():
             file.chmod(0o644)
     return dst

@@ -11,6 +11,7 @@ from typing import Any, Final
 from transformers import TrainingArguments
 
 from coordexp.training.selection import best_metric
+from coordexp.training.sharding import number_formats, refuse_engine, sharding_arguments
 from coordexp.types.errors import ConfigError
 
 _IGNORED: Final[dict[str, tuple[Any, str]]] = {
@@ -29,6 +30,7 @@ _IGNORED: Final[dict[str, tuple[Any, str]]] = {
     "dataloader_multiprocessing_context": (None, "samples are prepared by threads"),
     "dataloader_prefetch_factor": (None, "two steps are prepared ahead"),
     "deepspeed": (None, "DeepSpeed steps its engine inside every backward, which is wrong with several packs in a step"),
+    "fsdp_config": (None, "the layers to split follow from the model, the number formats from training.bf16"),
     "parallelism_config": (None, "only data parallelism is supported"),
     "push_to_hub": (False, "upload a checkpoint with the hub's own client"),
     "enable_jit_checkpoint": (False, "checkpoints are written between steps"),
@@ -84,6 +86,7 @@ def build_arguments(values: Mapping[str, Any], *, run_folder: Path, needs_metric
         ConfigError: a setting without effect here, a metric that no evaluation logs, or what TrainingArguments refuse.
     """
     _refuse_ignored(values)
+    refuse_engine(is_sharded=values.get("fsdp") is not None)
     ours = {
         "output_dir": str(run_folder),
         "gradient_accumulation_steps": 1,
@@ -96,10 +99,15 @@ def build_arguments(values: Mapping[str, Any], *, run_folder: Path, needs_metric
     }
     dropped = {"resume_from_checkpoint", "dataloader_num_workers", *_IGNORED}
     passed = {name: value for name, value in values.items() if name not in dropped and value is not None}
+    if mode := passed.pop("fsdp", None):
+        passed |= sharding_arguments(mode)
     try:
         arguments = TrainingArguments(**{**passed, **ours, **best_metric(values, is_needed=needs_metric)})
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"transformers refuses these settings ({str(error).splitlines()[0]})", where="training") from error
+    if arguments.fsdp:
+        plugin: Any = arguments.fsdp_plugin_args
+        plugin["mixed_precision_policy"] = number_formats(bf16=arguments.bf16)
     if arguments.n_gpu > 1:
         raise ConfigError(f"{arguments.n_gpu} GPUs are visible to one process", fix="start one process for each GPU: scripts/train.sh config=<yaml> gpus=0,1")
     return arguments

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from coordexp.types.errors import OutputError
 from coordexp.types.files import atomic_folder, describe_os_error, translate_os_errors
 
-_TRAINING_STATE = ("optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json")
+_TRAINING_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "trainer_state.json")
 _FULL_BELOW_BYTES = 1 << 20
 
 

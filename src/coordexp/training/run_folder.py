@@ -90,8 +90,8 @@ def is_complete(checkpoint: Path) -> bool:
         json.loads((checkpoint / _STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError):
         return False
-    has_state = all((checkpoint / name).is_file() for name in ("optimizer.pt", "scheduler.pt"))
-    return has_state and any(checkpoint.glob("*.safetensors")) and any(checkpoint.glob("rng_state*.pth"))
+    has_optimizer = any((checkpoint / name).is_file() for name in ("optimizer.pt", "optimizer.bin"))
+    return has_optimizer and (checkpoint / "scheduler.pt").is_file() and any(checkpoint.glob("*.safetensors")) and any(checkpoint.glob("rng_state*.pth"))
 
 
 def read_step(checkpoint: Path) -> int:

@@ -10,9 +10,10 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -23,12 +24,16 @@ from coordexp.training.guards import refuse_cache_in_training
 from coordexp.training.objective import PER_STEP_KEYS, Objective, PackLoss, StepFacts
 from coordexp.training.optimizer import PartRates, parameter_groups
 from coordexp.training.ranks import gather_objects
+from coordexp.training.sharding import check_sharded, force_sharding, gather_weights, save_optimizer
 from coordexp.types.errors import ConfigError, UserError
 from coordexp.types.files import translate_os_errors
 from coordexp.types.metrics import Metric
 
 _TINY = 1e-8
 """Denominator of a term that has no position in the whole step: its sum is 0."""
+
+
+ModelWriter: TypeAlias = Callable[[Path, Mapping[str, Tensor] | None], object]
 
 
 class TrainLoader(Protocol):
@@ -59,7 +64,7 @@ class StepTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         objective: Objective,
-        write_model: Callable[[nn.Module, Path], object],
+        write_model: ModelWriter,
         eval_packs: EvalPacks | None = None,
         detect: Callable[[], Mapping[str, float]] | None = None,
         step_metrics: Callable[[], Mapping[str, Metric]] | None = None,
@@ -69,7 +74,7 @@ class StepTrainer(Trainer):
     ) -> None:
         """`loader` is set after construction: it reads the step from this trainer's state.
 
-        write_model: writes a folder that opens as a checkpoint of its own.
+        write_model: writes a folder that opens as a checkpoint of its own; it gets the weights by name when they are split over processes.
         detect: further numbers of an evaluation, by key without the prefix; called on every rank, the same numbers on all.
         step_metrics: what was measured while the packs of a step were made; read once a step.
         part_rates: learning rates by part of the model; None: one for all.
@@ -82,8 +87,6 @@ class StepTrainer(Trainer):
         super().__init__(model=model, args=args, eval_dataset=evaluates, callbacks=list(callbacks))
         # it prints every event; ours go to the log file and the progress display
         self.remove_callback(PrinterCallback)
-        if self.is_deepspeed_enabled:
-            raise ConfigError("DeepSpeed steps its engine inside every backward, which is wrong with several packs in a step", fix="use FSDP or plain DDP")
         refuse_cache_in_training(model)
         self.loader: TrainLoader | None = None
         self._objective = objective
@@ -142,6 +145,8 @@ class StepTrainer(Trainer):
         Raises:
             UserError: the loss is not finite; training stops before the update.
         """
+        if self.is_fsdp_enabled:
+            check_sharded(self.accelerator, model)
         model.train()
         packs: Sequence[PackBatch] = [batch.to(self.args.device) for batch in inputs]
         denominators = self._reduce(sum(self._objective.denominators(batch) for batch in packs)).clamp_min(_TINY)  # pyright: ignore[reportArgumentType]
@@ -233,6 +238,7 @@ class StepTrainer(Trainer):
             batch = batch.to(self.args.device)
             result = self._forward(self._model, batch)
             fold.add("data/skipped_samples", total=batch.num_skipped)
+            # a rank may have fillers only
             part = torch.stack((result.sums.double(), self._objective.denominators(batch)))
             parts.append(torch.zeros_like(part) if batch.is_filler else part)
             if not batch.is_filler:
@@ -257,10 +263,42 @@ class StepTrainer(Trainer):
         return merged
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """A folder that opens as a checkpoint of its own: weights in safetensors, configuration, tokenizer, image settings."""
-        if self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
-        elif self.args.should_save:
+        """A folder that opens as a checkpoint of its own: weights in safetensors, configuration, tokenizer, image settings. Every rank must call it."""
+        state = gather_weights(self.accelerator, self._model) if self.is_fsdp_enabled else None
+        if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)  # pyright: ignore[reportArgumentType]
             with translate_os_errors(folder):
-                self._write_model(self.accelerator.unwrap_model(self.model), folder)
+                self._write_model(folder, state)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp:
+            force_sharding(self.accelerator, FullyShardedDataParallelPlugin(**dict[str, Any](self.args.fsdp_plugin_args or {})))
+            self.is_fsdp_enabled = True
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer does it; the weights of a checkpoint are read before the model is split over processes."""
+        if self.is_fsdp_enabled and isinstance(resume_from_checkpoint, str):
+            self.is_fsdp_enabled = False
+            super()._load_from_checkpoint(resume_from_checkpoint)
+            self.is_fsdp_enabled = True
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        # `final` is made from the folder of the best checkpoint; split weights need not be read again
+        if not self.is_fsdp_enabled:
+            super()._load_best_model()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.optimizer is not None
+        schedule: Any = self.lr_scheduler
+        save_optimizer(self.accelerator, self.optimizer, self._model, Path(output_dir))
+        if self.args.should_save:
+            torch.save(schedule.state_dict(), Path(output_dir) / "scheduler.pt")

@@ -87,4 +87,4 @@ class _Constant:
 def test_accumulation_by_the_engine_is_refused(tmp_path: Path) -> None:
     arguments = TrainingArguments(output_dir=str(tmp_path), gradient_accumulation_steps=2, use_cpu=True, report_to="none")
     with pytest.raises(ValueError, match="must be 1"):
-        StepTrainer(model=nn.Linear(1, 1), args=arguments, objective=_Constant(), write_model=lambda model, path: None)
+        StepTrainer(model=nn.Linear(1, 1), args=arguments, objective=_Constant(), write_model=lambda path, state: None)
