@@ -15,6 +15,9 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings that win over the file, such as training.max_steps=5.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Open and check everything, print what would be trained on what in which steps, and stop: nothing is written.")
+    ] = False,
 ) -> None:
     """Train a checkpoint; every run gets a new folder below training.output_dir."""
     from coordexp.cli.progress import console_progress
@@ -22,6 +25,11 @@ def train(
     from coordexp.config.train import TrainConfig
 
     loaded = load_config(config, TrainConfig, overrides or [])
+    if dry_run:
+        from coordexp.recipes.stage1_plan import plan_stage1
+
+        typer.echo(plan_stage1(loaded.config, world_size=int(os.environ.get("WORLD_SIZE", "1")), progress=console_progress()))
+        return
     from coordexp.recipes.stage1 import run_stage1
 
     folder = run_stage1(loaded, argv=tuple(sys.argv), progress=console_progress())

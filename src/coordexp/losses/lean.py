@@ -99,7 +99,7 @@ class _Head:
         self.row_ids, self.rows = job.row_ids, None if tensors.rows is None else tensors.rows.detach().to(job.formats[0])
         self.vocab, self.num_rows = self.raw_weights[0].shape[0], self.inputs[0].shape[0]
         self.dtype = torch.promote_types(self.inputs[0].dtype, torch.float32)
-        self.size = job.chunk_rows or _chunk_rows(self.num_rows, self.vocab)
+        self.size = job.chunk_rows or rows_at_a_time(self.num_rows, self.vocab)
         self._block: Tensor | None = None
 
     @cached_property
@@ -196,7 +196,8 @@ class _Gradients:
         return [tensor if tensor is None or own is None else tensor.to(own.dtype) for tensor, own in zip(found, like, strict=True)]
 
 
-def _chunk_rows(num_rows: int, vocab: int) -> int:
+def rows_at_a_time(num_rows: int, vocab: int) -> int:
+    """Of `num_rows` rows, so many have logits over `vocab` ids at the same time."""
     return max(1, min(max(_LEAST_ROWS, -(-num_rows // _MOST_CHUNKS)), _MOST_BYTES // (4 * vocab)))
 
 

@@ -34,8 +34,8 @@ class EvalForwards:
     """When they are packed."""
 
 
-def check_source(config: TrainConfig, source: SampleSource, *, name: str, progress: Progress | None = None) -> LengthBook | None:
-    """Check all records and measure all samples.
+def check_source(config: TrainConfig, source: SampleSource, *, name: str, progress: Progress | None = None, keeps_lengths: bool = True) -> LengthBook | None:
+    """Check all records and measure all samples; lengths are kept in the cache folder unless `keeps_lengths` is false.
 
     Returns:
         The lengths; None without a length limit, when nobody needs them.
@@ -45,7 +45,7 @@ def check_source(config: TrainConfig, source: SampleSource, *, name: str, progre
     """
     book = None
     if config.global_max_length is not None:
-        folder, progress = cache_folder(), progress or NoProgress()
+        folder, progress = cache_folder() if keeps_lengths else None, progress or NoProgress()
         book = LengthBook(source, folder=None if folder is None else folder / "lengths", name=name, progress=progress, say=progress.say)
     skips_images = config.data.on_error == "skip"
     refused = source.check(name=name, progress=progress, lengths=None if book is None else book.first, skips_images=skips_images)

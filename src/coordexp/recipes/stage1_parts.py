@@ -50,8 +50,8 @@ class Stage1Parts:
     """Takes note of samples that cannot be read; None: they are errors."""
 
 
-def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progress | None = None) -> Stage1Parts:
-    """Open checkpoint and data and check them against each other and the settings; writes nothing.
+def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progress | None = None, keeps_lengths: bool = True) -> Stage1Parts:
+    """Open checkpoint and data and check them against each other and the settings; writes nothing but, with `keeps_lengths`, lengths into the cache folder.
 
     Raises:
         UserError: the first thing that is wrong.
@@ -75,11 +75,11 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
         progress.say(warning)
     train, val = build_sources(config, model, data)
     drop_last = bool(extra_setting(config, "dataloader_drop_last", False))
-    lengths = None if config.data.streaming else check_source(config, train, name="training data", progress=progress)
+    lengths = None if config.data.streaming else check_source(config, train, name="training data", progress=progress, keeps_lengths=keeps_lengths)
     schedule = build_schedule(config, train, shape, lengths=lengths, mixture=data.mixture, seed=data_seed(config), drop_last=drop_last)
     evaluation = None
     if val is not None:
-        lengths = check_source(config, val, name="validation data", progress=progress)
+        lengths = check_source(config, val, name="validation data", progress=progress, keeps_lengths=keeps_lengths)
         evaluation = plan_evaluation(config, val, lengths=lengths, seed=data_seed(config), world_size=world_size)
         _check_detection_sample(config, val)
     if training.save_strategy != "no":
