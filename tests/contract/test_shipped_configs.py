@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordexp.config.evaluation import EvalConfig
+from coordexp.config.fusion import FusionConfig
 from coordexp.config.infer import InferConfig
 from coordexp.config.loading import load_config
 from coordexp.config.prepare import PrepareConfig
@@ -22,7 +23,9 @@ SCHEMAS: dict[str, type[FileSection]] = {
     "stage2_ab": TrainConfig,
     "demo/stage2_ab.yaml": TrainConfig,
     "demo/stage1.yaml": TrainConfig,
+    "demo/stage1_packed.yaml": TrainConfig,
     "demo/infer.yaml": InferConfig,
+    "fusion": FusionConfig,
     "infer": InferConfig,
     "eval": EvalConfig,
     "data": PrepareConfig,

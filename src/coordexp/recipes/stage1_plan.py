@@ -143,7 +143,7 @@ def _estimate(config: TrainConfig, parts: Stage1Parts, lengths: Lengths) -> Memo
         patches=patches,
         logit_rows=min(answers, rows_at_a_time(answers, _tower_configs(parts).text_config.vocab_size)) if is_lean else answers,
         is_half=_is_half(config, parts),
-        is_checkpointed=bool(extra.get("gradient_checkpointing", False)),
+        is_checkpointed=any(extra.get(name, False) for name in ("gradient_checkpointing", "activation_checkpointing")),
     )
 
 
