@@ -16,7 +16,7 @@ from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.data.jsonl import read_records
 from coordexp.generation.hf import HfBackend
 from coordexp.models.assets import tiny_checkpoint
-from coordexp.models.load import load_model
+from coordexp.models.load import load_model, placeholder_ids
 from coordexp.rollout.producer import RolloutProducer, RolloutReader, TargetSettings
 from coordexp.rollout.samples import ProducedRollout
 from coordexp.targets.supervision import stage2_ab_table
@@ -77,7 +77,9 @@ def dumped(tmp_path_factory: pytest.TempPathFactory, scenes_jsonl: Path) -> tupl
     tasks = [source.rollout_task(number, epoch=0) for number in (full, *others)]
     edits = {tasks[0].sample_id: _with_stray, tasks[2].sample_id: lambda text: "no objects here"}
     backend = Edited(HfBackend(loaded), edits, tokenizer)
-    reader = RolloutReader(backend, tokenizer=tokenizer, coord_vocab=loaded.coord_vocab, generation=GenerationSettings(max_new_tokens=160))
+    reader = RolloutReader(
+        backend, tokenizer=tokenizer, coord_vocab=loaded.coord_vocab, generation=GenerationSettings(max_new_tokens=160), forbidden_ids=placeholder_ids(loaded)
+    )
     settings = TargetSettings(table=stage2_ab_table(desc_ce_weight_matched=0.5))
     rollouts, _ = RolloutProducer(reader, settings=settings).produce(tasks, seed_base=0)
     folder = tmp_path_factory.mktemp("dump")

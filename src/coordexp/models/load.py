@@ -38,6 +38,12 @@ class LoadedModel:
     """Differs from the request only where the library replaced it; manifests record both."""
 
 
+def placeholder_ids(loaded: LoadedModel) -> tuple[int, ...]:
+    """Tokens that stand for pieces of a picture or a film: only an encoder writes them."""
+    config: Any = loaded.model.config
+    return int(config.image_token_id), int(config.video_token_id)
+
+
 def load_model(
     path: Path | str, *, dtype: str = "float32", attn_implementation: str = "sdpa", device: str = "cpu", quantization: Quantization | None = None
 ) -> LoadedModel:

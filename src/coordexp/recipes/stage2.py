@@ -17,6 +17,7 @@ from coordexp.config.train import TrainConfig
 from coordexp.generation.hf import HfBackend
 from coordexp.losses.coordinates import CoordLossWeights
 from coordexp.losses.slots import SlotLossWeights
+from coordexp.models.load import placeholder_ids
 from coordexp.recipes.generating import rollout_generation
 from coordexp.recipes.rollouts import desc_gate, desc_monitor, match_settings, target_settings
 from coordexp.recipes.stage1_data import data_seed
@@ -91,6 +92,7 @@ def build_reader(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str]
         tokenizer=backend.text_tokenizer,
         coord_vocab=model.coord_vocab,
         generation=rollout_generation(section),
+        forbidden_ids=placeholder_ids(model),
         matching=match_settings(section),
         allow_poly="poly" in config.data.geometry_kinds,
         monitor=desc_monitor(section, say=say),

@@ -6,7 +6,7 @@ RolloutTask → GenerationRequest → GenerationSample → ParsedRollout → Mat
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from coordexp.batching.segments import join_segment
@@ -79,12 +79,14 @@ class RolloutReader:
         tokenizer: AnyTokenizer,
         coord_vocab: CoordVocabulary,
         generation: GenerationSettings,
+        forbidden_ids: Collection[int],
         matching: MatchSettings | None = None,
         allow_poly: bool = False,
         monitor: DescJudge | None = None,
     ) -> None:
         """Args beside the obvious.
 
+        forbidden_ids: placeholders of images: an answer is read up to the first of them, since in training a picture would have to stand there.
         allow_poly: False drops predicted polygons, counted.
         monitor: compares the names of matched pairs for the report; None: names are not looked at.
         """
@@ -92,6 +94,7 @@ class RolloutReader:
         self.coord_vocab = coord_vocab
         self.matching = matching or MatchSettings()
         self._backend, self._generation = backend, generation
+        self._forbidden_ids = frozenset(forbidden_ids)
         self._allow_poly, self._monitor = allow_poly, monitor
 
     def read(self, tasks: Sequence[RolloutTask], *, seed_base: int, first: int = 0) -> tuple[tuple[ReadRollout, ...], RolloutReport]:
@@ -130,7 +133,13 @@ class RolloutReader:
         return samples
 
     def _read(self, task: RolloutTask, sample: GenerationSample) -> ReadRollout:
-        parsed = parse_rollout(sample.response_ids, tokenizer=self.tokenizer, coord_vocab=self.coord_vocab, allow_poly=self._allow_poly)
+        parsed = parse_rollout(
+            sample.response_ids,
+            tokenizer=self.tokenizer,
+            coord_vocab=self.coord_vocab,
+            allow_poly=self._allow_poly,
+            forbidden_ids=self._forbidden_ids,
+        )
         predictions = [item.to_object() for item in parsed.objects]
         return ReadRollout(
             task=task,

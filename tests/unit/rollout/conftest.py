@@ -16,7 +16,7 @@ from coordexp.data.jsonl import read_records
 from coordexp.generation.hf import HfBackend
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
 from coordexp.models.assets import tiny_checkpoint
-from coordexp.models.load import LoadedModel, load_model
+from coordexp.models.load import LoadedModel, load_model, placeholder_ids
 from coordexp.rollout.desc import DescJudge
 from coordexp.rollout.producer import MatchSettings, RolloutProducer, RolloutReader, TargetSettings
 from coordexp.rollout.samples import RolloutTask
@@ -97,6 +97,7 @@ def make_reader(shipped: LoadedModel, tokenizer: TextTokenizer):
             tokenizer=tokenizer,
             coord_vocab=shipped.coord_vocab,
             generation=generation or GenerationSettings(max_new_tokens=160),
+            forbidden_ids=placeholder_ids(shipped),
             matching=matching,
             monitor=monitor,
         )

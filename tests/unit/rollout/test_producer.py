@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from coordexp.codec.pieces import decode_pieces
 from coordexp.generation.seeds import rollout_seed_base
 from coordexp.rollout.producer import MatchSettings, TargetSettings
 from coordexp.targets.rollout import RolloutTargetOptions
@@ -94,6 +95,18 @@ def test_an_answer_that_breaks_off_keeps_what_is_complete_and_gets_the_rest_appe
     assert [slot.provenance for slot in rollout.segment.slots] == [Provenance.MATCHED, Provenance.MATCHED, Provenance.APPENDED]
     assert rollout.target.text == text + "<|im_end|>"
     assert (report.answers[0].num_pred, report.answers[0].num_matched, report.targets[0].num_appended) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("placeholder", ["<|image_pad|>", "<|video_pad|>"])
+def test_an_answer_with_a_placeholder_of_an_image_is_read_up_to_it(placeholder, make_producer, task, write, tokenizer) -> None:
+    whole = write(task.objects)
+    at = whole.index('"object_3"') + 20
+    (rollout,), report = make_producer({task.sample_id: whole[:at] + placeholder + whole[at:]}).produce([task], seed_base=0)
+    assert len(rollout.read.parsed.objects) == 2
+    assert report.answers[0].is_truncated
+    own = rollout.segment.token_ids[len(task.prompt.token_ids) :].tolist()
+    assert tokenizer.encode(placeholder).ids[0] not in own
+    assert decode_pieces(own, tokenizer=tokenizer).text.startswith(whole[: whole.index(', "object_3"')])
 
 
 def test_a_segment_that_is_too_long_names_the_settings_to_change(make_producer, task, write) -> None:

@@ -16,7 +16,7 @@ from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.data.convert import to_norm1000
 from coordexp.data.jsonl import read_records
 from coordexp.generation.hf import HfBackend
-from coordexp.models.load import load_model
+from coordexp.models.load import load_model, placeholder_ids
 from coordexp.rollout.producer import RolloutProducer, RolloutReader, TargetSettings
 from coordexp.rollout.samples import ProducedRollout, RolloutTask
 from coordexp.targets.supervision import stage2_ab_table
@@ -41,7 +41,9 @@ def produced(tiny_folder: Path, boxes_folder: Path) -> tuple[list[ProducedRollou
         coord_vocab=coord_vocab,
         settings=SampleSettings(),
     )
-    reader = RolloutReader(HfBackend(loaded), tokenizer=tokenizer, coord_vocab=coord_vocab, generation=GenerationSettings(max_new_tokens=5))
+    reader = RolloutReader(
+        HfBackend(loaded), tokenizer=tokenizer, coord_vocab=coord_vocab, generation=GenerationSettings(max_new_tokens=5), forbidden_ids=placeholder_ids(loaded)
+    )
     tasks = [source.rollout_task(number, epoch=0) for number in range(6)]
     rollouts, _ = RolloutProducer(reader, settings=TargetSettings(table=stage2_ab_table())).produce(tasks, seed_base=0)
     return list(rollouts), tokenizer, lambda task: source.picture(task.index, epoch=task.epoch)
