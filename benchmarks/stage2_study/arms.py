@@ -47,6 +47,9 @@ CONTRACT_B: Settings = {f"{_B}.prefix": "raw", f"{_B}.fn_position": "tail", **{f
 CLEAN_B: Settings = {f"{_B}.prefix": "clean", f"{_B}.fn_position": "sorted", **{f"{_B}.{name}": True for name in _REPAIRS}}
 """Channel B with every repair that a prototype asked for."""
 
+TRUE_B: Settings = {**CLEAN_B, f"{_B}.matched_names": "same", f"{_B}.unmatched": "drop", f"{_B}.desc_ce_weight_matched": 1.0}
+"""Of a clean prefix only what is true stays, and its names are taught: for data in which everything is annotated."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -85,6 +88,8 @@ ARMS: tuple[Arm, ...] = (
     _stage2("a2_em", "Channel A, 2 iterations, em_detach", 0.0, 2, {f"{_AB}.softctx_grad_mode": "em_detach"}),
     _stage2("b_only", "Channel B only", 1.0, 1, CLEAN_B),
     _stage2("ab_025", "A (1 iteration) and B at 0.25", 0.25, 1, CLEAN_B),
+    _stage2("b_true", "Channel B only, true objects alone in the prefix", 1.0, 1, TRUE_B),
+    _stage2("ab_true", "A (1 iteration) and B at 0.25, true objects alone in the prefix", 0.25, 1, TRUE_B),
     _stage2("ab_025_a2", "A (2 iterations) and B at 0.25", 0.25, 2, CLEAN_B),
 )
 
@@ -96,6 +101,7 @@ LOOKS: tuple[Arm, ...] = (
     _stage2("a1_boxonly", "Channel A, 1 iteration, box losses replace the coordinate loss", 0.0, 1, NO_COORD, seeds=LOOK_SEEDS),
     _stage2("ab_contract", "AB at 0.25, B in its first form, no coordinate loss", 0.25, 2, CONTRACT_B, NO_COORD, seeds=LOOK_SEEDS),
     _stage2("ab_raw", "AB at 0.25, B in its first form", 0.25, 1, CONTRACT_B, seeds=LOOK_SEEDS),
+    _stage2("b_names", "Channel B only, matched names taught too", 1.0, 1, CLEAN_B, {f"{_B}.desc_ce_weight_matched": 1.0}, seeds=LOOK_SEEDS),
     _stage2("ab_tail", "AB at 0.25, missed objects at the end", 0.25, 1, CLEAN_B, {f"{_B}.fn_position": "tail"}, seeds=LOOK_SEEDS),
     _stage2("ab_ownkeys", "AB at 0.25, keys as the model wrote them", 0.25, 1, CLEAN_B, {f"{_B}.renumber_keys": False}, seeds=LOOK_SEEDS),
     _stage2("ab_keys", "AB at 0.25, key digits supervised", 0.25, 1, CLEAN_B, {f"{_B}.key_ce": "on"}, seeds=LOOK_SEEDS),

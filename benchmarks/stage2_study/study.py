@@ -27,7 +27,7 @@ class Study:
     folder: Path
     budget_cpu_s: float = 180.0
     """Processor seconds of training of one run."""
-    prepare_steps: int = 4000
+    prepare_steps: int = 2000
     """Of the starting checkpoint: warm-up, constant, decay to the learning rate of the study, and the rest at that one."""
     stable_steps: int = 1450
     decay_steps: int = 500

@@ -76,6 +76,11 @@ class ChannelBSection(Section):
     """End the prefix before the first key that is not the one after its predecessor."""
     cut_surplus: Switch = False
     """End the prefix where nothing matched follows and it has as many objects as the ground truth."""
+    matched_names: Literal["any", "same"] = "any"
+    """same: a matched object with another name counts as unmatched, and its annotation as missed, so that it is taught whole."""
+    unmatched: Literal["keep", "drop"] = "keep"
+    """keep: predictions that match nothing stay in the prefix, neither taught nor punished; drop: they leave it. drop is right only where every object of the
+    named kinds is annotated."""
     renumber_keys: Switch = False
     """Write the keys of the target as 1, 2, 3, …, also those of the model's own objects; else its own stay, and missed objects take the next free ones."""
     drop_invalid_struct_ce_multiplier: Annotated[Number, Field(ge=1, le=4)] = 1.0

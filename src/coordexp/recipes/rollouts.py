@@ -52,6 +52,8 @@ def target_settings(config: TrainConfig) -> TargetSettings:
             missed_position=channel.fn_position,
             renumber_keys=channel.renumber_keys,
             cut_surplus=channel.cut_surplus,
+            same_names=channel.matched_names == "same",
+            drop_unmatched=channel.unmatched == "drop",
             struct_ce_multiplier=channel.drop_invalid_struct_ce_multiplier,
             transport=transport,
         ),

@@ -10,6 +10,7 @@ import numpy as np
 
 from coordexp.matching.iou import object_iou
 from coordexp.semantics.normalize import normalize_label
+from coordexp.types.records import DetObject
 from coordexp.types.rollouts import Match, ParsedEntry, ParsedObject, ParsedRollout
 
 PrefixMode: TypeAlias = Literal["raw", "clean"]
@@ -37,6 +38,8 @@ class KeptEntries:
     """Dropped or ambiguous ones that were taken out."""
     num_surplus: int = 0
     """Cut off because nothing matched follows and the ground truth has no more objects."""
+    num_unmatched: int = 0
+    """Taken out because they match no annotation."""
 
 
 def keep_entries(parsed: ParsedRollout, *, prefix: PrefixMode = "raw", cut_out_of_sequence_keys: bool = False) -> KeptEntries:
@@ -63,6 +66,33 @@ def keep_entries(parsed: ParsedRollout, *, prefix: PrefixMode = "raw", cut_out_o
         num_duplicates=len(repeated),
         num_unreadable=num_in_sequence - len(numbers) - len(repeated),
     )
+
+
+def refuse_other_names(kept: KeptEntries, match: Match, objects: Sequence[DetObject]) -> Match:
+    """The match without the pairs that are called differently: their predictions count as unmatched, their annotations as missed."""
+    pairs = tuple(pair for pair in match.pairs if normalize_label(kept.objects[pair.pred].desc) == normalize_label(objects[pair.gt].desc))
+    refused = set(match.pairs) - set(pairs)
+    return replace(
+        match,
+        pairs=pairs,
+        missed=tuple(sorted({*match.missed, *(pair.gt for pair in refused)})),
+        unmatched=tuple(sorted({*match.unmatched, *(pair.pred for pair in refused)})),
+    )
+
+
+def drop_unmatched(parsed: ParsedRollout, kept: KeptEntries, match: Match) -> tuple[KeptEntries, Match]:
+    """Without the predictions that match no annotation. Entries from which no object was read stay."""
+    gone = set(match.unmatched)
+    is_kept: list[bool] = []
+    pred = 0
+    for number in kept.numbers:
+        has_object = parsed.entries[number].object_number is not None
+        is_kept.append(not has_object or pred not in gone)
+        pred += has_object
+    numbers = tuple(number for number, stays in zip(kept.numbers, is_kept, strict=True) if stays)
+    new_number = {old: new for new, old in enumerate(sorted(pair.pred for pair in match.pairs))}
+    pairs = tuple(replace(pair, pred=new_number[pair.pred]) for pair in match.pairs)
+    return replace(kept, numbers=numbers, objects=_read(parsed, numbers), num_unmatched=len(gone)), replace(match, pairs=pairs, unmatched=())
 
 
 def cut_surplus(parsed: ParsedRollout, kept: KeptEntries, match: Match, *, num_objects: int) -> tuple[KeptEntries, Match]:

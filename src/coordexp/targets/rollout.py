@@ -18,7 +18,7 @@ from coordexp.codec.serialize import END_TEXT
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer, Tokens
 from coordexp.targets.ground_truth import coord_positions
 from coordexp.targets.layout import Item, Layout, MissedPosition, lay_out
-from coordexp.targets.prefix import KeptEntries, cut_surplus
+from coordexp.targets.prefix import KeptEntries, cut_surplus, drop_unmatched, refuse_other_names
 from coordexp.targets.splice import splice
 from coordexp.targets.supervision import SupervisionTable
 from coordexp.targets.transport import TransportSettings, matched_bins
@@ -39,6 +39,10 @@ class RolloutTargetOptions:
     """Write all keys anew, from 1; else own keys stay, and missed objects take the next free ones."""
     cut_surplus: bool = False
     """End the own part where nothing matched follows and the ground truth has no more objects."""
+    same_names: bool = False
+    """A matched prediction that is called differently counts as unmatched, its annotation as missed."""
+    drop_unmatched: bool = False
+    """Unmatched predictions leave the answer: right only where every object is annotated."""
     struct_ce_multiplier: float = 1.0
     """Of the cross-entropy of structure in an answer with something invalid in it."""
     transport: TransportSettings = field(default_factory=TransportSettings)
@@ -98,6 +102,10 @@ def rollout_target(
     """
     options = options or RolloutTargetOptions()
     _check_match(match, num_predictions=len(kept.objects), num_objects=len(objects))
+    if options.same_names:
+        match = refuse_other_names(kept, match, objects)
+    if options.drop_unmatched:
+        kept, match = drop_unmatched(parsed, kept, match)
     if options.cut_surplus:
         kept, match = cut_surplus(parsed, kept, match, num_objects=len(objects))
     builder = _Builder(

@@ -58,6 +58,8 @@ def test_every_setting_of_channel_b_arrives() -> None:
         "fn_position": "sorted",
         "cut_out_of_sequence_keys": True,
         "cut_surplus": True,
+        "matched_names": "same",
+        "unmatched": "drop",
         "renumber_keys": True,
         "drop_invalid_struct_ce_multiplier": 2.5,
     }
@@ -71,6 +73,8 @@ def test_every_setting_of_channel_b_arrives() -> None:
             missed_position="sorted",
             renumber_keys=True,
             cut_surplus=True,
+            same_names=True,
+            drop_unmatched=True,
             struct_ce_multiplier=2.5,
             transport=TRANSPORT,
         ),

@@ -320,6 +320,33 @@ def test_surplus_predictions_behind_the_last_match_are_cut_off(bench, said, obje
     assert result.target.roles[-2:].tolist() == [Role.CLOSE, Role.END]
 
 
+def test_unmatched_predictions_leave_and_the_rest_is_taught_as_before(bench) -> None:
+    said = [BEE, NEAR_CAT, BEE]
+    result = bench.target(serialize_objects(said).text, TRUTH, options=RolloutTargetOptions(drop_unmatched=True, renumber_keys=True))
+    without = bench.target(serialize_objects([NEAR_CAT]).text, TRUTH)
+    assert result.text == without.text
+    assert result.kept.num_unmatched == 2
+    assert replace(result.match, num_gated=0) == replace(without.match, num_gated=0)
+    taught = [[(slot.provenance, slot.target_bins, slot.weight) for slot in target.target.slots] for target in (result, without)]
+    assert taught[0] == taught[1]
+
+
+def test_a_matched_object_with_another_name_is_missed(bench) -> None:
+    said = serialize_objects([replace(NEAR_CAT, desc="dog"), DOG]).text
+    as_any = bench.target(said, TRUTH)
+    assert [pair.gt for pair in as_any.match.pairs] == [0, 1]
+    as_same = bench.target(said, TRUTH, options=RolloutTargetOptions(same_names=True))
+    assert (as_same.match.missed, as_same.match.unmatched, [pair.gt for pair in as_same.match.pairs]) == ((0, 2), (0,), [1])
+    assert [slot.provenance for slot in as_same.target.slots] == [Provenance.MATCHED, Provenance.APPENDED, Provenance.APPENDED]
+    both = bench.target(said, TRUTH, options=RolloutTargetOptions(same_names=True, drop_unmatched=True, missed_position="sorted", renumber_keys=True))
+    assert both.text == with_end(serialize_objects(TRUTH)).text
+    assert both.kept.num_unmatched == 1
+    assert [slot.provenance for slot in both.target.slots] == [Provenance.APPENDED, Provenance.MATCHED, Provenance.APPENDED]
+    # case and blanks of a name do not matter
+    spelled = serialize_objects([replace(NEAR_CAT, desc=" Cat"), DOG]).text
+    assert bench.target(spelled, TRUTH, options=RolloutTargetOptions(same_names=True)).match.missed == (2,)
+
+
 # joins, fallback, errors
 
 

@@ -39,6 +39,8 @@ OPTIONS = st.builds(
     missed_position=st.sampled_from(["tail", "sorted"]),
     renumber_keys=st.booleans(),
     cut_surplus=st.booleans(),
+    same_names=st.booleans(),
+    drop_unmatched=st.booleans(),
     struct_ce_multiplier=st.sampled_from([1.0, 2.0]),
 )
 TABLES = st.sampled_from([stage2_ab_table(), stage2_ab_table(desc_ce_weight_matched=0.5, key_ce=True), rollout_matching_table()])
@@ -90,7 +92,8 @@ def check(bench: Any, ids: Sequence[int], objects: Sequence[DetObject], result: 
     if options.renumber_keys and all(entry.index is not None for entry in parsed.entries):
         assert keys == [f"object_{number + 1}" for number in range(len(keys))]
     # own tokens: all of them, up to the one that is cut
-    if prefix == "raw" and not options.renumber_keys and not result.kept.num_out_of_sequence and not result.kept.num_surplus and not parsed.is_invalid:
+    taken_out = result.kept.num_out_of_sequence or result.kept.num_surplus or result.kept.num_unmatched
+    if prefix == "raw" and not options.renumber_keys and not taken_out and not parsed.is_invalid:
         num_own = len(parsed.prefix_ids) - parsed.num_retokenized
         assert parsed.prefix_ids[:num_own] == tuple(ids[:num_own])
         if options.missed_position == "tail":
