@@ -2,9 +2,9 @@
 
 python benchmarks/stage2_gain.py [COMMAND] [--quick] [--json PATH] [--folder DIR] [--budget SECONDS] [--arms a,b] [--seeds 1,2] [--cpus 0,1]
 
-Commands: prepare (data, starting checkpoint), curve (scores along its training), teacher (the starting checkpoint under teacher forcing), check (which arms
-the product takes), run (arms), fresh (five more seeds of the best arm of each stage), table; without one: prepare, run, fresh, table. Everything that is
-finished is reused; a run that was stopped is repeated.
+Commands: prepare (data, starting checkpoint), curve (scores along its training), teacher (the starting checkpoint under teacher forcing, beside its own
+answers), check (which arms the product takes), run (arms), fresh (five more seeds of the best arm of each stage), table; without one: prepare, teacher, run,
+fresh, table. Everything that is finished is reused; a run that was stopped is repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stage2_study.arms import ARMS, FRESH_SEEDS, LOOKS, Arm, find_arms
 from stage2_study.prepare import prepare_data, prepare_start, score_curve
 from stage2_study.runs import in_rounds, run_all, why_not
 from stage2_study.study import Study
-from stage2_study.tables import best_arm, figures, markdown, write_into
+from stage2_study.tables import best_arm, exposure_lines, figures, markdown, write_into
 from stage2_study.teacher import teacher_forced
 
 COMMANDS = ("prepare", "curve", "teacher", "check", "run", "fresh", "table")
@@ -53,7 +53,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             quick(Path(name), args.json)
         return
-    for command in [args.command] if args.command else ["prepare", "run", "fresh", "table"]:
+    for command in [args.command] if args.command else ["prepare", "teacher", "run", "fresh", "table"]:
         execute(command, study, find_arms(args.arms), seeds, page=args.page)
     if args.json:
         args.json.write_text(json.dumps(figures(study), indent=2) + "\n", encoding="utf-8")
@@ -68,6 +68,7 @@ def execute(command: str, study: Study, arms: Sequence[Arm], seeds: Sequence[int
             print(step, " ".join(f"{key} {value:.4f}" for key, value in scores.items() if isinstance(value, float)))
     elif command == "teacher":
         print(json.dumps(teacher_forced(study, study.start), indent=2))
+        print("\n".join(exposure_lines(study)))
     elif command == "check":
         for arm in arms:
             print(f"{arm.name:14} {why_not(study, arm) or 'ok'}")

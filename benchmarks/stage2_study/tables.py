@@ -8,6 +8,7 @@ from typing import Any
 
 from coordexp.types.files import write_text
 from stage2_study.arms import ARMS, FRESH_SEEDS, LOOKS, MAIN_SEEDS, Arm, Stage
+from stage2_study.exposure import exposure, exposure_table
 from stage2_study.runs import finished
 from stage2_study.scores import F1_KEYS, HEADLINE, Difference, difference, mean_of
 from stage2_study.study import Study, read_json
@@ -49,7 +50,13 @@ def markdown(study: Study) -> str:
         if runs:
             against = reference if best is None or arm.name != best.name else []
             lines.append(_row(f"`{arm.name}` {arm.what}", str(len(runs)), runs, [start], against))
-    return "\n".join([*lines, "", *claim(study)])
+    return "\n".join([*lines, "", *claim(study), "", *exposure_lines(study)])
+
+
+def exposure_lines(study: Study) -> list[str]:
+    """The starting checkpoint beside itself under teacher forcing; empty before that was measured."""
+    own, forced = (study.folder / "scores" / name / "gt_vs_pred.jsonl" for name in ("start", "teacher-start"))
+    return exposure_table(exposure(own, forced)) if forced.exists() else []
 
 
 def _row(name: str, seeds: str, runs: Runs, start: Runs, reference: Runs) -> str:
