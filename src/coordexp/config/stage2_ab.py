@@ -44,6 +44,8 @@ class AsyncSection(Section):
     """A pack is used while its policy version is at most this many syncs old."""
     sync_every_steps: Positive = 1
     """Optimizer steps between weight syncs."""
+    wait_timeout_s: PositiveNumber = 1800.0
+    """Longest wait of the learner for packs or for rollouts under way, in seconds; then the run ends with an error that says what it waited for."""
 
 
 class ChannelBSection(Section):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from coordexp.config.sections import KeyProblem
+from coordexp.config.stage2_ab import AsyncSection
 
 if TYPE_CHECKING:
     from coordexp.config.train import TrainConfig
@@ -45,6 +46,26 @@ def _data_problems(config: TrainConfig) -> Iterator[KeyProblem]:
         yield KeyProblem("custom.coord_soft_ce_w1.enabled", "is false, and rollout_matching_sft has no other loss on coordinates", "set it to true")
 
 
+def _async_problems(config: TrainConfig, section: AsyncSection) -> Iterator[KeyProblem]:
+    rollout, where = config.rollout, "stage2_ab.channel_b.async"
+    if rollout is None or rollout.rollout_backend != "vllm" or rollout.vllm.mode != "server":
+        fix = "set rollout_matching.rollout_backend: vllm and vllm.mode: server, or channel_b.mode: sync"
+        yield KeyProblem("stage2_ab.channel_b.mode", "is async, which needs rollouts by vLLM servers", fix)
+    elif rollout.vllm.sync.mode != "full":
+        yield KeyProblem("rollout_matching.vllm.sync.mode", f"is {rollout.vllm.sync.mode}, and channel_b.mode: async sends all weights", "set it to full")
+    if section.queue_limit < section.prefetch_target_packs:
+        what = f"is {section.queue_limit}, less than prefetch_target_packs {section.prefetch_target_packs}: the queue could never hold what the actor aims at"
+        yield KeyProblem(f"{where}.queue_limit", what, f"set it to at least {section.prefetch_target_packs}")
+    needed = config.training.gradient_accumulation_steps
+    if needed is not None and section.prefetch_target_packs < needed:
+        yield KeyProblem(f"{where}.prefetch_target_packs", *too_few_packs(section.prefetch_target_packs, needed))
+
+
+def too_few_packs(target: int, needed: int) -> tuple[str, str]:
+    """(what is wrong, fix) when the actor aims at fewer packs than a step takes."""
+    return f"is {target}, less than the {needed} packs that a step takes on each device (gradient_accumulation_steps)", f"set it to at least {needed}"
+
+
 def _ab_problems(config: TrainConfig) -> Iterator[KeyProblem]:
     section = config.stage2_ab
     if section is None:
@@ -54,6 +75,8 @@ def _ab_problems(config: TrainConfig) -> Iterator[KeyProblem]:
     channel = section.channel_b
     if channel.fn_position == "sorted" and config.custom.object_ordering != "sorted":
         yield KeyProblem("stage2_ab.channel_b.fn_position", "is sorted, and custom.object_ordering is not", "set fn_position: tail, or object_ordering: sorted")
+    if channel.mode == "async":
+        yield from _async_problems(config, channel.async_)
     weights = (
         section.bbox_smoothl1_weight,
         section.bbox_ciou_weight,

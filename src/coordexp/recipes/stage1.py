@@ -18,9 +18,11 @@ from coordexp.recipes.stage1_data import data_facts, data_seed, describe_data
 from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, build_pack_maker, describe_packing, packing_facts
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, prepare_stage1, stage1_objective
 from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_final
-from coordexp.recipes.stage2 import build_dump, build_loader, build_objective, build_reader, build_rollout_eval
+from coordexp.recipes.stage2 import build_dump, build_engine, build_loader, build_objective, build_reader, build_rollout_eval
+from coordexp.recipes.stage2_async import RolloutEngine, evaluate_current_policy, is_async
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
+from coordexp.training.async_loader import AsyncLoader, AsyncProgressCallback
 from coordexp.training.callbacks import CpuClockCallback, EpochCallback, ProgressCallback, RunLogCallback
 from coordexp.training.checkpoints import explain_full_disk
 from coordexp.training.detection import DetectionEval
@@ -66,26 +68,28 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
 
 
 def build_trainer(
-    config: TrainConfig, parts: Stage1Parts, *, folder: Path, progress: Progress, process: PartialState
-) -> tuple[StepTrainer, StepLoader | Stage2Loader]:
-    """The trainer with everything it calls, and its loader, which the caller closes."""
+    config: TrainConfig, parts: Stage1Parts, *, folder: Path, progress: Progress, process: PartialState, engine: RolloutEngine | None = None
+) -> tuple[StepTrainer, StepLoader | Stage2Loader | AsyncLoader]:
+    """The trainer with everything it calls, and its loader, which the caller closes. `engine` makes the rollouts of Stage-2; None: that of the settings."""
     training, model = config.training, parts.loaded_model
     is_stage1 = config.custom.trainer_variant is None
     ranks = {"rank": process.process_index, "world_size": process.num_processes}
-    reader = None if is_stage1 else build_reader(config, parts, say=progress.say)
+    engine = None if is_stage1 else engine or build_engine(config, parts)
+    reader = None if engine is None else build_reader(config, parts, say=progress.say, engine=engine)
+    evaluate = _detection(config, parts, say=progress.say, **ranks) if reader is None else build_rollout_eval(config, parts, reader, **ranks)
     trainer = StepTrainer(
         model=parts.tuned.trained,
         args=build_arguments(training.hf_arguments(), run_folder=folder, needs_metric=training.early_stopping_patience is not None),
         objective=stage1_objective(config, model) if is_stage1 else build_objective(config, parts),
         write_model=checkpoint_writer(model, parts.tuned),
         eval_packs=build_eval_packs(config, model, parts.val, parts.evaluation, on_error=parts.skips, **ranks) if is_stage1 else None,
-        detect=_detection(config, parts, say=progress.say, **ranks) if reader is None else build_rollout_eval(config, parts, reader, **ranks),
+        detect=evaluate if evaluate is None or not is_async(config) else lambda: evaluate_current_policy(evaluate, loader),
         step_metrics=None if is_stage1 else lambda: loader.take_metrics(),  # pyright: ignore[reportAttributeAccessIssue]
         part_rates=part_rates(config),
         callbacks=_callbacks(config, parts, folder=folder, progress=progress),
         save_delay_steps=training.save_delay_steps,
     )
-    loader: StepLoader | Stage2Loader = StepLoader(
+    ground_truth = StepLoader(
         parts.train,
         schedule=parts.schedule,
         collator=build_collator(config, model, is_packed=training.packing),
@@ -96,9 +100,12 @@ def build_trainer(
         on_error=parts.skips,
         **ranks,
     )
-    if reader is not None:
+    loader: StepLoader | Stage2Loader | AsyncLoader = ground_truth
+    if engine is not None and reader is not None:
         dump = build_dump(config, parts, reader, folder=folder, say=progress.say, rank=process.process_index)
-        loader = build_loader(config, parts, loader, reader, current_step=lambda: trainer.next_step, say=progress.say, dump=dump, **ranks)
+        loader = build_loader(config, parts, ground_truth, reader, engine=engine, current_step=lambda: trainer.next_step, say=progress.say, dump=dump, **ranks)
+    if isinstance(loader, AsyncLoader):
+        trainer.add_callback(AsyncProgressCallback(loader))
     trainer.loader = loader
     return trainer, loader
 

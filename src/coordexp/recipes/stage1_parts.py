@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from coordexp.config.stage2_problems import too_few_packs
 from coordexp.config.train import TrainConfig
 from coordexp.generation.hf import HfBackend
 from coordexp.losses.coordinates import CoordLossWeights
@@ -65,6 +66,7 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
         effective=training.effective_batch_size,
         accumulation=training.gradient_accumulation_steps,
     )
+    _check_queue(config, shape)
     resume = _find_resume(config)
     _check_sharding(config, world_size=world_size, resume=resume)
     data = read_data(config)
@@ -155,6 +157,16 @@ def detection_eval(
         say=say,
         on_error=on_error,
     )
+
+
+def _check_queue(config: TrainConfig, shape: BatchShape) -> None:
+    """Raises ConfigError when the queue of ready packs can never hold a whole step."""
+    if config.stage2_ab is None or config.stage2_ab.channel_b.mode != "async":
+        return
+    target = config.stage2_ab.channel_b.async_.prefetch_target_packs
+    if target < shape.packs_per_step:
+        what, fix = too_few_packs(target, shape.packs_per_step)
+        raise ConfigError(what, where="stage2_ab.channel_b.async.prefetch_target_packs", fix=fix)
 
 
 def _check_sharding(config: TrainConfig, *, world_size: int, resume: Path | None) -> None:

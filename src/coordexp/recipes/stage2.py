@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from coordexp.batching.plan import plan_padded
 from coordexp.batching.post_rollout import pack_rollouts
+from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.config.rollout import RolloutMatchingSection
 from coordexp.config.stage2_ab import Stage2ABSection
 from coordexp.config.train import TrainConfig
@@ -23,12 +25,15 @@ from coordexp.recipes.rollouts import desc_gate, desc_monitor, match_settings, t
 from coordexp.recipes.stage1_data import data_seed
 from coordexp.recipes.stage1_packing import build_collator
 from coordexp.recipes.stage1_parts import Stage1Parts, loss_weights, row_function
+from coordexp.recipes.stage2_async import RolloutEngine, async_progress, build_async_rollouts, is_async
 from coordexp.rollout.producer import RolloutProducer, RolloutReader
+from coordexp.training.async_loader import AsyncLoader
 from coordexp.training.channels import ChannelSchedule
 from coordexp.training.rollout_dumps import DUMP_FOLDER, RolloutDumper
 from coordexp.training.rollout_eval import RolloutEval
+from coordexp.training.rollout_rounds import Dump, RolloutRounds, SegmentPacker
 from coordexp.training.schedules import MappedSchedule, Schedule, StepSchedule
-from coordexp.training.stage2_loader import Dump, RolloutSteps, SegmentPacker, Stage2Loader
+from coordexp.training.stage2_loader import RolloutSteps, Stage2Loader
 from coordexp.training.stage2_objective import ChannelObjectives, SoftContext, Stage2Objective
 from coordexp.training.step_loader import StepLoader
 
@@ -83,13 +88,18 @@ def slot_weights(config: TrainConfig, section: Stage2ABSection) -> SlotLossWeigh
     )
 
 
-def build_reader(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str], None]) -> RolloutReader:
+def build_engine(config: TrainConfig, parts: Stage1Parts) -> RolloutEngine:
+    """What makes the rollouts of a run."""
+    return RolloutEngine(HfBackend(parts.loaded_model, batch_size=rollout_section(config).rollout_infer_batch_size))
+
+
+def build_reader(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str], None], engine: RolloutEngine | None = None) -> RolloutReader:
     """Answers of the model in training, read and matched."""
     section, model = rollout_section(config), parts.loaded_model
-    backend = HfBackend(model, batch_size=section.rollout_infer_batch_size)
+    engine = engine or build_engine(config, parts)
     return RolloutReader(
-        backend,
-        tokenizer=backend.text_tokenizer,
+        engine.backend,
+        tokenizer=TextTokenizer.of(model.tokenizer),  # pyright: ignore[reportArgumentType]
         coord_vocab=model.coord_vocab,
         generation=rollout_generation(section),
         forbidden_ids=placeholder_ids(model),
@@ -110,47 +120,55 @@ def build_packer(config: TrainConfig, parts: Stage1Parts) -> SegmentPacker:
 def build_loader(
     config: TrainConfig,
     parts: Stage1Parts,
-    ground_truth: StepLoader | None,
+    ground_truth: StepLoader,
     reader: RolloutReader,
     *,
+    engine: RolloutEngine,
     current_step: Callable[[], int],
     say: Callable[[str], None],
     dump: Dump | None,
     rank: int,
     world_size: int,
-) -> Stage2Loader:
+) -> Stage2Loader | AsyncLoader:
     """What the trainer pulls from."""
     channels, section = channel_schedule(config), config.stage2_ab
-    gate = desc_gate(section, say=say) if section is not None else None
-    num_samples = (section.channel_b.rollouts_per_step if section is not None else None) or parts.shape.samples_per_step
-    # another order than that of Channel A: the seed of a stream of its own
-    mixture = parts.data.mixture
-    count = len(parts.train) if mixture is None else len(mixture)
-    own = StepSchedule(num_samples=count, samples_per_step=min(num_samples, count), seed=data_seed(config) + 1)
-    schedule = own if mixture is None else MappedSchedule(own, mixture.epoch)
-    rollouts = RolloutSteps(
+    schedule, count = _round_schedule(config, parts)
+    rounds = RolloutRounds(
         parts.train,
-        RolloutProducer(reader, settings=target_settings(config), desc_gate=gate),
+        RolloutProducer(reader, settings=target_settings(config), desc_gate=desc_gate(section, say=say) if section is not None else None),
         schedule=schedule,
         packer=build_packer(config, parts),
-        collator=build_collator(config, parts.loaded_model, is_packed=config.training.packing),
-        row_length=config.global_max_length if config.training.packing else None,
         seed=config.training.seed,
-        is_ab=section is not None,
         rank=rank,
         world_size=world_size,
         dump=dump,
         on_error=parts.skips,
     )
-    return Stage2Loader(
-        ground_truth if channels.b_ratio < 1 else None,
-        rollouts,
-        channels=channels,
-        steps_per_epoch=parts.schedule.steps_per_epoch,
-        samples_after=lambda num_a, num_b: _samples_after(parts.schedule, num_a, count) + _samples_after(schedule, num_b, count),
-        current_step=current_step,
-        is_ab=section is not None,
-    )
+    collator = build_collator(config, parts.loaded_model, is_packed=config.training.packing)
+    shared: dict[str, Any] = {
+        "channels": channels,
+        "steps_per_epoch": parts.schedule.steps_per_epoch,
+        "samples_after": lambda num_a, num_b: _samples_after(parts.schedule, num_a, count) + _samples_after(schedule, num_b, count),
+        "current_step": current_step,
+    }
+    row_length = config.global_max_length if config.training.packing else None
+    if is_async(config):
+        assert engine.servers is not None, "the configuration requires servers"
+        rollouts = build_async_rollouts(config, parts, rounds, engine.servers, channels=channels, say=say, rank=rank, world_size=world_size)
+        num_b = async_progress(parts, channels=channels).num_b
+        return AsyncLoader(ground_truth, rollouts, collator=collator, row_length=row_length, num_b=num_b, **shared)
+    steps = RolloutSteps(rounds, collator=collator, row_length=row_length, is_ab=section is not None, world_size=world_size)
+    return Stage2Loader(ground_truth if channels.b_ratio < 1 else None, steps, is_ab=section is not None, **shared)
+
+
+def _round_schedule(config: TrainConfig, parts: Stage1Parts) -> tuple[Schedule, int]:
+    """(the samples of each round of rollouts, samples of an epoch)."""
+    section, mixture = config.stage2_ab, parts.data.mixture
+    num_samples = (section.channel_b.rollouts_per_step if section is not None else None) or parts.shape.samples_per_step
+    count = len(parts.train) if mixture is None else len(mixture)
+    # another order than that of Channel A: the seed of a stream of its own
+    own = StepSchedule(num_samples=count, samples_per_step=min(num_samples, count), seed=data_seed(config) + 1)
+    return (own if mixture is None else MappedSchedule(own, mixture.epoch)), count
 
 
 def _samples_after(schedule: Schedule, num_steps: int, num_samples: int) -> int:

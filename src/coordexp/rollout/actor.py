@@ -92,8 +92,8 @@ class ActorReport:
     """Rounds that were begun, repeated ones as often as they were."""
     num_failures: int
     """Rounds that ended in server trouble."""
-    num_empty: int
-    """Rounds that left nothing to pack."""
+    has_empty_round: bool
+    """The last round left nothing to pack."""
     num_requests: int
     """Under way."""
     last_progress_s_ago: float
@@ -116,7 +116,8 @@ class Actor:
         self._meeting = clock.meeting
         self._back_off = back_off or BackOff()
         self._state = ActorState.NOT_STARTED
-        self._num_rounds = self._num_failures = self._num_empty = self._num_requests = 0
+        self._num_rounds = self._num_failures = self._num_requests = 0
+        self._has_empty_round = False
         self._failures_in_a_row = 0
         self._server_error: BackendError | None = None
         self._progress_at = self._meeting.timer.now()
@@ -140,7 +141,7 @@ class Actor:
                 state=self._state,
                 num_rounds=self._num_rounds,
                 num_failures=self._num_failures,
-                num_empty=self._num_empty,
+                has_empty_round=self._has_empty_round,
                 num_requests=self._num_requests,
                 last_progress_s_ago=self._meeting.timer.now() - self._progress_at,
                 server_error=self._server_error,
@@ -190,9 +191,8 @@ class Actor:
             self._server_error, self._failures_in_a_row = None, 0
         self._enter(ActorState.PACKING)
         packs = current.packs()
-        if not packs:
-            with self._meeting.changing():
-                self._num_empty += 1
+        with self._meeting.changing():
+            self._has_empty_round = not packs
         for pack in packs:
             self._enter(ActorState.QUEUE_FULL if self._queue.counts.queued >= self._queue.limit else ActorState.PACKING)
             self._queue.put(pack, timeout_s=_LONG_S)

@@ -18,6 +18,17 @@ from coordexp.types.sequences import Pack
 
 
 @dataclass(frozen=True, slots=True)
+class RoundFacts:
+    """What a round says about itself."""
+
+    report: RolloutReport
+    num_skipped: int
+    """Records that could not be read."""
+    pack_s: float
+    """Seconds of packing."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReadyPack:
     """One forward and backward of Channel B. Can be pickled, so that another process could make it.
 
@@ -29,10 +40,8 @@ class ReadyPack:
     """Of the weights that made every answer in it."""
     round: int
     """Number of the round of rollouts that it comes from."""
-    report: RolloutReport | None = None
+    facts: RoundFacts | None = None
     """Of the whole round, with its first pack; logged by the step that takes it."""
-    num_skipped: int = 0
-    """Records of the round that could not be read, with its first pack."""
 
 
 class Admission(StrEnum):

@@ -27,6 +27,13 @@ class ChannelSchedule:
         """Channel B steps before `step`."""
         return math.floor(step * self.b_ratio)
 
+    def step_of_b(self, number: int) -> int:
+        """The step that is the `number`-th Channel B step (0-based); `b_ratio` is not 0."""
+        step = max(0, math.floor(number / self.b_ratio) - 1)
+        while self.num_b(step + 1) <= number:
+            step += 1
+        return step
+
     def num_a(self, step: int) -> int:
         """Channel A steps before `step`."""
         return step - self.num_b(step)

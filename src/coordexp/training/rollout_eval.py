@@ -11,7 +11,7 @@ from coordexp.rollout.producer import RolloutReader
 from coordexp.training.detection import spread
 from coordexp.training.faults import OnError, attempt
 from coordexp.training.ranks import gather_objects
-from coordexp.training.stage2_loader import TaskSource
+from coordexp.training.rollout_rounds import TaskSource
 
 
 class RolloutEval:

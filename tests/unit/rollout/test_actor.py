@@ -218,12 +218,12 @@ def test_packs_of_the_version_that_the_learner_waits_for_are_made_whatever_is_qu
     assert rig.queue.counts.evicted == 2
 
 
-def test_a_round_without_segments_is_counted_and_the_next_one_made(make_rig) -> None:
+def test_a_round_without_segments_is_told_and_the_next_one_made(make_rig) -> None:
     rig = make_rig(packs_per_round=0)
     rig.rounds.until_one_generates()
     rig.rounds.let_one_end()
     rig.rounds.until_one_generates()
-    assert rig.actor.report.num_empty == 1
+    assert rig.actor.report.has_empty_round
 
 
 @pytest.mark.parametrize("state", [ActorState.WAITING, ActorState.FENCED, ActorState.QUEUE_FULL, ActorState.BACKING_OFF])
