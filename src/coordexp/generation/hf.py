@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from coordexp.codec.pieces import decode_pieces
-from coordexp.codec.serialize import END_TEXT
 from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.generation.beams import BeamSearch
 from coordexp.generation.decoding import Decoding
@@ -22,6 +21,7 @@ from coordexp.generation.prompt_batch import collate_prompts
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
 from coordexp.generation.repeat import RepeatGuard
 from coordexp.generation.sampling import TokenPicker
+from coordexp.generation.stop_tokens import stop_token_ids
 from coordexp.generation.trace import TraceRecorder
 from coordexp.models.load import LoadedModel
 from coordexp.types.errors import BackendError
@@ -40,7 +40,7 @@ class HfBackend:
         self.text_tokenizer = TextTokenizer.of(self._tokenizer)
         self._coord_vocab = loaded.coord_vocab
         self._batch_size = batch_size
-        self._stop_ids = _stop_ids(self._model, self._tokenizer)
+        self._stop_ids = stop_token_ids(self._model, self._tokenizer)
         parameter = next(self._model.parameters())
         self._info = BackendInfo(
             type="hf",
@@ -137,10 +137,3 @@ class HfBackend:
             seed=request.seed,
             trace=trace,
         )
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """The end of a turn, and what else the checkpoint's own generation settings end at (Qwen: also the end of a text)."""
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    more = [] if configured is None else configured if isinstance(configured, list) else [configured]
-    return list(dict.fromkeys([int(tokenizer.convert_tokens_to_ids(END_TEXT)), *map(int, more)]))

@@ -1,0 +1,73 @@
+"""The control routes of one vLLM server, and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import torch
+
+from coordexp.generation.http import check_status, client_settings
+from coordexp.generation.server_pool import ServerAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a server says of itself."""
+
+    dtype: torch.dtype
+    backend: str | None
+    """Of its weight transfer: coordexp or nccl."""
+    num_workers: int
+    model: str
+    max_model_len: int
+    has_lora: bool
+
+
+class Control:
+    """The control routes of one server. Blocking; one caller at a time."""
+
+    def __init__(self, address: ServerAddress, *, token: str | None, timeout_s: float) -> None:
+        self.address = address
+        self._client = httpx.Client(**client_settings(address, token=token, timeout_s=timeout_s))
+
+    def post(self, route: str, body: Any = None, **query: Any) -> dict[str, Any]:
+        """Raises httpx.HTTPError when it is in trouble, BackendError when it refuses."""
+        response = self._client.post(route, json=body, params=query or None)
+        check_status(response, self.address)
+        return response.json() if response.content else {}
+
+    def call_all(self, method: str, *args: str) -> list[Any]:
+        """What the method of the worker extension returns in each worker."""
+        return self.post("/collective_rpc", {"method": method, "args": list(args)})["results"]
+
+    def call(self, method: str, *args: str) -> Any:
+        """In the first worker."""
+        return self.call_all(method, *args)[0]
+
+    def is_healthy(self) -> bool:
+        try:
+            return self._client.get("/health", timeout=5.0).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def version(self) -> str:
+        """Of the weights that the server has, as vLLM names it; `default` until some are pushed."""
+        response = self._client.get("/weight_info")
+        check_status(response, self.address)
+        return str(response.json()["weight_version"])
+
+    def describe(self) -> ServerFacts:
+        found = self.call("coordexp_describe")
+        return ServerFacts(
+            dtype=getattr(torch, found["dtype"]),
+            backend=found["backend"],
+            num_workers=int(found["workers"]),
+            model=str(found["model"]),
+            max_model_len=int(found["max_model_len"]),
+            has_lora=bool(found["lora"]),
+        )
+
+    def close(self) -> None:
+        self._client.close()
