@@ -12,10 +12,9 @@ echo "Installing vLLM for CPUs into $venv (some minutes the first time)."
 start=$SECONDS
 install() { "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -r "$here/requirements.txt" -c "$here/constraints.txt" "$@" >>"$log" 2>&1; }
 : >"$log"
-# torch for CPUs comes from the configured index, or from PyTorch's own
-if ! install && ! install --extra-index-url https://download.pytorch.org/whl/cpu; then
+if ! install; then
   tail -n 20 "$log" >&2
-  echo "error: the installation failed; the whole log is in $log" >&2
+  echo "error: the installation failed, the whole log is in $log; if torch +cpu was not found, set PIP_EXTRA_INDEX_URL to PyTorch's index for CPUs" >&2
   exit 1
 fi
 # builds for CUDA that vLLM would import, and that a CPU torch cannot load
