@@ -117,7 +117,7 @@ def test_polygons_are_rolled_out_matched_and_taught(make_matching: Stage1Maker, 
         pytest.param(("rollout_matching.max_new_tokens=5",), "is the same section as custom.extra.rollout_matching", id="section-twice"),
         pytest.param(("custom.extra.rollout_matching.decode_mode=beam",), "num_beams", id="beam-of-one"),
         pytest.param(("stage2_ab.schedule.b_ratio=0.5",), "is read only by custom.trainer_variant: stage2_ab_training", id="ab-section"),
-        pytest.param(("custom.extra.rollout_matching.rollout_backend=vllm",), "rollouts by vLLM", id="vllm"),
+        pytest.param(("custom.extra.rollout_matching.rollout_backend=vllm",), "vllm.mode: is colocate", id="vllm"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_opened(make_matching: Stage1Maker, overrides: tuple[str, ...], said: str) -> None:

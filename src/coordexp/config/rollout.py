@@ -61,6 +61,10 @@ class VllmSyncSection(Section):
     """What is sent to the servers: all weights, the LoRA adapter, or what fits."""
     fallback_to_full: Switch = True
     """Send all weights when the adapter cannot be sent."""
+    transfer: Literal["auto", "shared_memory", "gloo", "nccl"] = "auto"
+    """How the bytes go: auto is nccl on GPUs, else shared memory on the same machine and gloo to another."""
+    verify_every: Count = 10
+    """Compare checksums of some tensors in the first push and every n-th one after it; 0: never."""
 
 
 class VllmSection(Section):
@@ -174,3 +178,13 @@ class RolloutMatchingSection(Section):
                 yield KeyProblem(f"{section}.decoding.temperature", "is above 0, and beam search does not sample", "set it to 0, or decode_mode: greedy")
         elif self.num_beams > 1:
             yield KeyProblem(f"{section}.num_beams", f"is {self.num_beams}, and decode_mode is greedy", "set decode_mode: beam, or remove num_beams")
+        if self.rollout_backend == "vllm":
+            yield from self._server_problems(section)
+
+    def _server_problems(self, section: str) -> Iterator[KeyProblem]:
+        if self.vllm.mode == "colocate":
+            yield KeyProblem(f"{section}.vllm.mode", "is colocate, which this version cannot do yet", "set mode: server, and start 'coordexp rollout-server'")
+        elif self.vllm.server is None:
+            yield KeyProblem(f"{section}.vllm.server", "is required by vllm.mode: server", "give servers: [{base_url: 'http://127.0.0.1:8000'}]")
+        if self.decoding.temperature > 2:
+            yield KeyProblem(f"{section}.decoding.temperature", "is above 2, the most that vLLM takes", "lower it, or set rollout_backend: hf")

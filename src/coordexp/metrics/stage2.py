@@ -219,6 +219,7 @@ STAGE2_METRICS: Final = (
     *_lengths(),
     *_specs(_PACKING),
     *_terms("loss", STAGE2, "steps"),
+    *_specs({"time/weight_sync_s": ("seconds of sending the weights to the servers, per sync", _MEAN)}, needs="rollout_matching.vllm.mode: server"),
 )
 STAGE2_AB_METRICS: Final = (
     *_specs(_CHANNELS, kinds=STAGE2_AB),
@@ -228,7 +229,6 @@ STAGE2_AB_METRICS: Final = (
     *_specs(_ASYNC, kinds=STAGE2_AB, prefix="stage2_ab/async/", needs=ASYNC_SETTING),
     *_specs(
         {
-            "time/weight_sync_s": ("seconds of sending the weights to the servers, per sync", _MEAN),
             "time/learner_idle_s": ("seconds in which a device waited for packs, per optimizer step", _MEAN),
         },
         kinds=STAGE2_AB,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, bu
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, prepare_stage1, stage1_objective
 from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_final
 from coordexp.recipes.stage2 import build_dump, build_engine, build_loader, build_objective, build_reader, build_rollout_eval
-from coordexp.recipes.stage2_async import RolloutEngine, evaluate_current_policy, is_async
+from coordexp.recipes.stage2_async import RolloutEngine, evaluate_current_policy
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.async_loader import AsyncLoader, AsyncProgressCallback
@@ -49,16 +50,19 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
     progress = (progress or NoProgress()) if process.is_main_process else NoProgress()
     config = loaded.config
     parts = prepare_stage1(config, world_size=process.num_processes, progress=progress)
+    ranks = {"rank": process.process_index, "world_size": process.num_processes}
     if parts.resume is not None and run_folder.read_step(parts.resume) >= parts.num_steps:
         return _finish_resumed(parts.resume, parts.num_steps, config=config, process=process, progress=progress)
-    folder = _start_run(loaded, parts, argv=argv, process=process, progress=progress)
-    trainer, loader = build_trainer(config, parts, folder=folder, progress=progress, process=process)
-    start = time.perf_counter()
-    try:
+    engine = None if config.custom.trainer_variant is None else build_engine(config, parts, say=progress.say, **ranks)
+    with contextlib.ExitStack() as ends:
+        if engine is not None:
+            ends.callback(engine.close)
+        folder = _start_run(loaded, parts, argv=argv, process=process, progress=progress)
+        trainer, loader = build_trainer(config, parts, folder=folder, progress=progress, process=process, engine=engine)
+        ends.callback(loader.close)
+        start = time.perf_counter()
         with explain_full_disk(folder):
             trainer.train(resume_from_checkpoint=str(parts.resume) if parts.resume else None)
-    finally:
-        loader.close()
     final = _write_final(trainer, config, parts, folder, process=process, progress=progress)
     skipped = merge_skipped(gather_objects([] if parts.skips is None else parts.skips.records(), world_size=process.num_processes))
     if process.is_main_process:
@@ -74,7 +78,7 @@ def build_trainer(
     training, model = config.training, parts.loaded_model
     is_stage1 = config.custom.trainer_variant is None
     ranks = {"rank": process.process_index, "world_size": process.num_processes}
-    engine = None if is_stage1 else engine or build_engine(config, parts)
+    engine = None if is_stage1 else engine or build_engine(config, parts, say=progress.say, **ranks)
     reader = None if engine is None else build_reader(config, parts, say=progress.say, engine=engine)
     evaluate = _detection(config, parts, say=progress.say, **ranks) if reader is None else build_rollout_eval(config, parts, reader, **ranks)
     trainer = StepTrainer(
@@ -83,7 +87,7 @@ def build_trainer(
         objective=stage1_objective(config, model) if is_stage1 else build_objective(config, parts),
         write_model=checkpoint_writer(model, parts.tuned),
         eval_packs=build_eval_packs(config, model, parts.val, parts.evaluation, on_error=parts.skips, **ranks) if is_stage1 else None,
-        detect=evaluate if evaluate is None or not is_async(config) else lambda: evaluate_current_policy(evaluate, loader),
+        detect=evaluate if evaluate is None or engine is None else lambda: evaluate_current_policy(evaluate, loader, engine=engine, step=trainer.next_step),
         step_metrics=None if is_stage1 else lambda: loader.take_metrics(),  # pyright: ignore[reportAttributeAccessIssue]
         part_rates=part_rates(config),
         callbacks=_callbacks(config, parts, folder=folder, progress=progress),

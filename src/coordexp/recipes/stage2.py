@@ -26,6 +26,7 @@ from coordexp.recipes.stage1_data import data_seed
 from coordexp.recipes.stage1_packing import build_collator
 from coordexp.recipes.stage1_parts import Stage1Parts, loss_weights, row_function
 from coordexp.recipes.stage2_async import RolloutEngine, async_progress, build_async_rollouts, is_async
+from coordexp.recipes.stage2_servers import build_server_engine
 from coordexp.rollout.producer import RolloutProducer, RolloutReader
 from coordexp.training.async_loader import AsyncLoader
 from coordexp.training.channels import ChannelSchedule
@@ -36,6 +37,7 @@ from coordexp.training.schedules import MappedSchedule, Schedule, StepSchedule
 from coordexp.training.stage2_loader import RolloutSteps, Stage2Loader
 from coordexp.training.stage2_objective import ChannelObjectives, SoftContext, Stage2Objective
 from coordexp.training.step_loader import StepLoader
+from coordexp.training.weight_sync import LearnerServers
 
 
 def rollout_section(config: TrainConfig) -> RolloutMatchingSection:
@@ -88,15 +90,22 @@ def slot_weights(config: TrainConfig, section: Stage2ABSection) -> SlotLossWeigh
     )
 
 
-def build_engine(config: TrainConfig, parts: Stage1Parts) -> RolloutEngine:
-    """What makes the rollouts of a run."""
-    return RolloutEngine(HfBackend(parts.loaded_model, batch_size=rollout_section(config).rollout_infer_batch_size))
+def build_engine(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str], None], rank: int = 0, world_size: int = 1) -> RolloutEngine:
+    """What makes the rollouts of a run.
+
+    Raises:
+        UserError: a rollout server cannot be used.
+    """
+    section = rollout_section(config)
+    if section.rollout_backend == "vllm":
+        return build_server_engine(section, parts, say=say, rank=rank, world_size=world_size)
+    return RolloutEngine(HfBackend(parts.loaded_model, batch_size=section.rollout_infer_batch_size))
 
 
 def build_reader(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str], None], engine: RolloutEngine | None = None) -> RolloutReader:
     """Answers of the model in training, read and matched."""
     section, model = rollout_section(config), parts.loaded_model
-    engine = engine or build_engine(config, parts)
+    engine = engine or build_engine(config, parts, say=say)
     return RolloutReader(
         engine.backend,
         tokenizer=TextTokenizer.of(model.tokenizer),  # pyright: ignore[reportArgumentType]
@@ -157,7 +166,8 @@ def build_loader(
         rollouts = build_async_rollouts(config, parts, rounds, engine.servers, channels=channels, say=say, rank=rank, world_size=world_size)
         num_b = async_progress(parts, channels=channels).num_b
         return AsyncLoader(ground_truth, rollouts, collator=collator, row_length=row_length, num_b=num_b, **shared)
-    steps = RolloutSteps(rounds, collator=collator, row_length=row_length, is_ab=section is not None, world_size=world_size)
+    sync = engine.servers.sync_before if isinstance(engine.servers, LearnerServers) else None
+    steps = RolloutSteps(rounds, collator=collator, row_length=row_length, is_ab=section is not None, world_size=world_size, sync=sync)
     return Stage2Loader(ground_truth if channels.b_ratio < 1 else None, steps, is_ab=section is not None, **shared)
 
 

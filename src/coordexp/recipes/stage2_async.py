@@ -14,6 +14,7 @@ from coordexp.training.async_rollouts import AsyncRollouts, AsyncSettings, Polic
 from coordexp.training.async_rounds import AsyncRounds
 from coordexp.training.channels import ChannelSchedule
 from coordexp.training.rollout_rounds import RolloutRounds
+from coordexp.training.weight_sync import LearnerServers
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,12 @@ class RolloutEngine:
     backend: GenerationBackend
     servers: PolicyServers | None = None
     """Where the weights go that it generates with; None: it generates with the learner's own."""
+
+    def close(self) -> None:
+        """Release what is connected; the servers go on."""
+        self.backend.close()
+        if isinstance(self.servers, LearnerServers):
+            self.servers.close()
 
 
 def is_async(config: TrainConfig) -> bool:
@@ -53,11 +60,14 @@ def async_progress(parts: Stage1Parts, *, channels: ChannelSchedule) -> AsyncPro
     return read_progress(parts.resume, step=step, channels=channels)
 
 
-def evaluate_current_policy(evaluate: Callable[[], Mapping[str, float]], loader: object) -> Mapping[str, float]:
-    """What `evaluate` finds while the servers hold the weights of this moment."""
-    assert isinstance(loader, AsyncLoader)
-    with loader.current_policy():
-        return evaluate()
+def evaluate_current_policy(evaluate: Callable[[], Mapping[str, float]], loader: object, *, engine: RolloutEngine, step: int) -> Mapping[str, float]:
+    """What `evaluate` finds while the servers hold the weights of this moment, those before optimizer step `step`."""
+    if isinstance(loader, AsyncLoader):
+        with loader.current_policy():
+            return evaluate()
+    if isinstance(engine.servers, LearnerServers):
+        engine.servers.sync_before(step)
+    return evaluate()
 
 
 def build_async_rollouts(

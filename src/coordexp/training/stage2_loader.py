@@ -72,12 +72,23 @@ class GroundTruthAhead:
 class RolloutSteps:
     """Channel B in synchronous form: rollouts for the samples of the step, then their packs."""
 
-    def __init__(self, rounds: RolloutRounds, *, collator: Collator, row_length: int | None, is_ab: bool, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        rounds: RolloutRounds,
+        *,
+        collator: Collator,
+        row_length: int | None,
+        is_ab: bool,
+        world_size: int = 1,
+        sync: Callable[[int], float | None] | None = None,
+    ) -> None:
         """Args beside the obvious.
 
         row_length: tokens of a packed row, for the fill; None: packs are padded.
         is_ab: log what Stage-2 AB has beside rollout matching.
+        sync: brings rollout servers to the weights before a step and says how long that took; None: rollouts are made by the learner's own.
         """
+        self._sync = sync
         self._rounds, self._collator, self._row_length = rounds, collator, row_length
         self._is_ab, self._world_size = is_ab, world_size
 
@@ -89,6 +100,9 @@ class RolloutSteps:
             DataError: a record that cannot be encoded, or a rollout that does not fit into a row.
         """
         chosen = self._rounds.tasks(number)
+        seconds = None if self._sync is None else self._sync(step)
+        if seconds is not None:
+            fold.add("time/weight_sync_s", seconds)
         rollouts, report = self._rounds.produce(chosen, step=step)
         fold.update(report_metrics(report, is_ab=self._is_ab))
         self._rounds.dump(rollouts, step=step)
