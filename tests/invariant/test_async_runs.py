@@ -256,6 +256,7 @@ GUARDS = [
     pytest.param((), "stage2_ab.channel_b.mode", "needs rollouts by vLLM servers", id="backend"),
     pytest.param((*SERVERS, "rollout_matching.vllm.sync.mode=adapter"), "rollout_matching.vllm.sync.mode", "sends all weights", id="adapter"),
     pytest.param((*SERVERS, f"{ASYNC}queue_limit=1"), f"{ASYNC}queue_limit", "less than prefetch_target_packs 2", id="queue"),
+    pytest.param((*SERVERS, f"{ASYNC}version_window=0"), f"{ASYNC}version_window", "too old before any step could use them", id="window-0-without-waiting"),
     pytest.param(
         (*SERVERS, "training.gradient_accumulation_steps=3", "training.effective_batch_size=null"),
         f"{ASYNC}prefetch_target_packs",

@@ -77,6 +77,9 @@ def _ab_problems(config: TrainConfig) -> Iterator[KeyProblem]:
         yield KeyProblem("stage2_ab.channel_b.fn_position", "is sorted, and custom.object_ordering is not", "set fn_position: tail, or object_ordering: sorted")
     if channel.mode == "async":
         yield from _async_problems(config, channel.async_)
+        if channel.async_.version_window == 0 and channel.async_.sync_every_steps == 1 and not channel.wait_for_b:
+            what = "is 0 with a sync at every step and without wait_for_b: packs would be too old before any step could use them"
+            yield KeyProblem("stage2_ab.channel_b.async.version_window", what, "set version_window: 1, or wait_for_b: true")
     weights = (
         section.bbox_smoothl1_weight,
         section.bbox_ciou_weight,

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from coordexp.rollout.meeting import ClosedError
+from coordexp.rollout.pace import Recent
 from coordexp.rollout.policy_clock import PolicyClock
 from coordexp.rollout.ready_queue import ReadyPack, ReadyQueue
 from coordexp.rollout.window import WindowRule
@@ -121,6 +122,8 @@ class Actor:
         self._failures_in_a_row = 0
         self._server_error: BackendError | None = None
         self._progress_at = self._meeting.timer.now()
+        self.durations = Recent()
+        """Of rounds, from their samples to their packs."""
         self._thread = threading.Thread(target=self._run, name="actor", daemon=True)
 
     def start(self) -> None:
@@ -153,14 +156,14 @@ class Actor:
         return self._state in (ActorState.BACKING_OFF, ActorState.QUEUE_FULL)
 
     def wants_round(self) -> bool:
-        """Whether the next round should begin: there is room in the window, the learner waits for packs, or another rank has made this round."""
+        """Whether the next round should begin: the window has room and the pace allows it, the learner waits for packs, or another rank has made this round."""
         clock, queue = self._clock, self._queue
         ready = queue.ready
         if clock.num_rounds < clock.ordered_rounds:
             return True
         if queue.wanted is not None and ready.get(clock.version, 0) < self._rule.packs_per_step:
             return True
-        return self._rule.has_room(ready, version=clock.version, step=clock.step, sync_step=clock.sync_step)
+        return clock.num_rounds < clock.round_limit and self._rule.has_room(ready, version=clock.version, step=clock.step, sync_step=clock.sync_step)
 
     def _run(self) -> None:
         with _EndOfThread(self):
@@ -177,18 +180,21 @@ class Actor:
             ClosedError: the run ends.
         """
         self._enter(ActorState.PREPARING, begins_round=True)
-        number = self._clock.num_rounds
+        number, start = self._clock.num_rounds, self._meeting.timer.now()
         current = self._rounds.begin(number)
+        encoded = self._meeting.timer.now()
         self._enter(ActorState.FENCED)
         try:
             with self._clock.generation(number, timeout_s=_LONG_S) as version:
                 self._enter(ActorState.GENERATING, num_requests=current.num_requests)
+                begun = self._meeting.timer.now()
                 current.roll(version)
         except BackendError as error:
             self._wait_after(error)
             return
         with self._meeting.changing():
             self._server_error, self._failures_in_a_row = None, 0
+            self.durations.add(encoded - start + self._meeting.timer.now() - begun)
         self._enter(ActorState.PACKING)
         packs = current.packs()
         with self._meeting.changing():

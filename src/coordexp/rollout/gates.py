@@ -6,14 +6,19 @@ Rank 0 decides from the states of all ranks and tells them; each rank then reser
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from coordexp.rollout.meeting import WaitTimeoutError
+from coordexp.rollout.pace import Pace
+from coordexp.rollout.window import Outlook
 from coordexp.types.errors import BackendError, UserError
 from coordexp.types.sequences import StepPlan
 
 _WAY_OUT: Final = "look at the rollout servers; or set a larger async.version_window or async.sync_every_steps, a lower schedule.b_ratio"
+
+_PROBE_EVERY: Final = 5
+"""Skipped steps after which a round is begun although it would come too late, to measure again how long one takes."""
 
 OnStarvation: TypeAlias = Literal["stop", "a_only"]
 
@@ -33,6 +38,13 @@ class RankState:
     """Fresh packs by version."""
     queue: str
     """The queue in words, for errors."""
+    num_rounds: int = 0
+    """Rounds that it has generated."""
+    is_generating: bool = False
+    """One more is under way."""
+    round_s: float | None = None
+    step_s: float | None = None
+    """Longest of the last rounds, and of the last steps; None: not known yet."""
     waited_s: float = 0.0
     """Since the step asked first."""
     failure: str | None = None
@@ -49,12 +61,14 @@ class Decision:
     """Every rank has packs, but not of one version: all make this one."""
     is_skipped: bool = False
     """The schedule wanted Channel B, and the packs were not there."""
+    round_limit: int = 0
+    """Rounds of lower numbers may begin: see `coordexp.rollout.pace`."""
 
 
 class Gates:
     """Rank 0's memory of what could not run.
 
-    Example: `Gates(packs_per_step=2).decide([state], step=7, wants_b=True).plan == StepPlan(7, "B", num_packs=2, policy_version=3)`
+    Example: `Gates(packs_per_step=2).decide([state], step=7, wants_b=True, outlook=outlook).plan == StepPlan(7, "B", num_packs=2, policy_version=3)`
     """
 
     def __init__(
@@ -70,14 +84,18 @@ class Gates:
         self._max_skipped_b, self._on_starvation = max_skipped_b, on_starvation
         self.num_skipped_in_a_row = 0
 
-    def decide(self, states: Sequence[RankState], *, step: int, wants_b: bool) -> Decision:
-        """The plan of a step.
+    def decide(self, states: Sequence[RankState], *, step: int, wants_b: bool, outlook: Outlook) -> Decision:
+        """The plan of a step, and how far the actors may go until the next one.
 
         Raises:
             InvariantError: the ranks are at different steps or versions, or hold packs that cannot be.
             UserError: an actor failed, or too many Channel B steps were skipped.
         """
         check_states(states, step=step)
+        decision = self._choose(states, step=step, wants_b=wants_b)
+        return replace(decision, round_limit=self._round_limit(states, decision, outlook))
+
+    def _choose(self, states: Sequence[RankState], *, step: int, wants_b: bool) -> Decision:
         if not wants_b:
             return Decision(StepPlan(step, "A", num_packs=0))
         version = self._common_version(states)
@@ -96,6 +114,30 @@ class Gates:
         """The newest of which every rank holds enough."""
         first, *others = [{version for version, count in state.ready.items() if count >= self._packs_per_step} for state in states]
         return max(first.intersection(*others), default=None)
+
+    def _round_limit(self, states: Sequence[RankState], decision: Decision, outlook: Outlook) -> int:
+        begun, done = max(state.num_rounds + state.is_generating for state in states), min(state.num_rounds for state in states)
+        if decision.plan is None:
+            return max(begun, 1 + max(state.num_rounds for state in states))
+        # seldom, so that durations of a bad time do not hold for ever
+        if not self._wait_for_b and self.num_skipped_in_a_row % _PROBE_EVERY == _PROBE_EVERY - 1:
+            return max(begun, done + 1)
+        left = [_left_over(state, decision.plan) for state in states]
+        pace = Pace.of([(state.round_s, state.step_s) for state in states])
+        stocks = [min(self._stock(state, packs, outlook, distance) for state, packs in zip(states, left, strict=True)) for distance in outlook.b_steps]
+        # the n-th of these steps needs n + 1 steps' worth of packs
+        lacking = [distance for number, (distance, stock) in enumerate(zip(outlook.b_steps, stocks, strict=True)) if stock <= number]
+        if not self._wait_for_b:
+            lacking = [distance for distance in lacking if pace.is_ready_before(distance, steps_to_sync=outlook.steps_to_sync)]
+        if not lacking:
+            return begun
+        is_needed = pace.is_better_begun_now(lacking[0], steps_to_sync=outlook.steps_to_sync)
+        return max(begun, done + min(len(lacking), max(pace.rounds_before(outlook.steps_to_sync), int(is_needed))))
+
+    def _stock(self, state: RankState, packs: Mapping[int, int], outlook: Outlook, distance: int) -> int:
+        """Steps' worth of packs of one version that are still fresh at a step."""
+        oldest = state.version + outlook.syncs_before(distance) - outlook.window
+        return sum(count // self._packs_per_step for version, count in packs.items() if version >= oldest)
 
     def _check_wait(self, states: Sequence[RankState]) -> None:
         if states[0].waited_s < self._wait_timeout_s:
@@ -116,6 +158,11 @@ class Gates:
             where="stage2_ab.channel_b.max_skipped_b",
             fix=f"{_WAY_OUT}, wait_for_b: true, or on_starvation: a_only",
         )
+
+
+def _left_over(state: RankState, plan: StepPlan) -> Mapping[int, int]:
+    """Packs of a rank when the step has taken its own."""
+    return {version: count - plan.num_packs * (version == plan.policy_version) for version, count in state.ready.items()}
 
 
 def _describe(states: Sequence[RankState]) -> str:

@@ -15,7 +15,7 @@ from coordexp.rollout.meeting import Meeting
 class PolicyClock:
     """Version, step and fence.
 
-    Learner: `stop_generation`, `allow_rounds`, `resume_generation`, `advance`. Waits in the first for the generation under way; unblocked by its end.
+    Learner: `fence`, `stop_generation`, `allow_rounds`, `resume_generation`, `advance`. Waits in the second for the generation under way; unblocked by its end.
     Actor: `generation`. Waits while the fence is closed to its round; unblocked by `resume_generation`, `allow_rounds` and the end of the run.
     Everyone: the properties.
 
@@ -36,6 +36,7 @@ class PolicyClock:
         self._allowed_below = first_round
         self._num_under_way = 0
         self._num_rounds = first_round
+        self._round_limit = first_round
 
     @property
     def version(self) -> int:
@@ -71,6 +72,11 @@ class PolicyClock:
         """Rounds that are to be generated whatever the queue holds: another rank has generated them."""
         return self._allowed_below
 
+    @property
+    def round_limit(self) -> int:
+        """Rounds of lower numbers may begin; how far the learner lets the actors of all ranks go until its next step."""
+        return self._round_limit
+
     @contextmanager
     def generation(self, number: int, *, timeout_s: float) -> Generator[int]:
         """Generate round `number`: yields the version that it is made with, which stays until the block ends. The actor's.
@@ -81,7 +87,7 @@ class PolicyClock:
         """
         meeting = self.meeting
         with meeting.changing():
-            meeting.wait_for(lambda: self._is_open(number), what="the end of a weight sync", timeout_s=timeout_s)
+            meeting.wait_for(lambda: self.is_open(number), what="the end of a weight sync", timeout_s=timeout_s)
             self._num_under_way += 1
             version = self._version
         try:
@@ -93,8 +99,14 @@ class PolicyClock:
             with meeting.changing():
                 self._num_under_way -= 1
 
-    def _is_open(self, number: int) -> bool:
+    def is_open(self, number: int) -> bool:
+        """Whether round `number` may be generated now."""
         return not self._is_fenced or number < self._allowed_below
+
+    def fence(self) -> None:
+        """Let nothing new begin; `stop_generation` also waits for what is under way. The learner's."""
+        with self.meeting.changing():
+            self._is_fenced = True
 
     def stop_generation(self, *, timeout_s: float) -> int:
         """Close the fence and wait until nothing is under way. The learner's.
@@ -107,8 +119,7 @@ class PolicyClock:
             ClosedError: the run ends.
             BaseException: what the actor failed with.
         """
-        with self.meeting.changing():
-            self._is_fenced = True
+        self.fence()
         self.meeting.wait_for(lambda: self._num_under_way == 0, what="the rollouts that are under way before a weight sync", timeout_s=timeout_s)
         return self._num_rounds
 
@@ -130,8 +141,9 @@ class PolicyClock:
             self._is_fenced = False
         return self._version
 
-    def advance(self, *, step: int | None = None, sync_step: int | None = None) -> None:
-        """Tell where the learner is; neither goes back. The learner's."""
+    def advance(self, *, step: int | None = None, sync_step: int | None = None, round_limit: int | None = None) -> None:
+        """Tell where the learner is, which never goes back, and how far the actor may go. The learner's."""
         with self.meeting.changing():
+            self._round_limit = self._round_limit if round_limit is None else round_limit
             self._step = max(self._step, self._step if step is None else step)
             self._sync_step = max(self._sync_step, self._sync_step if sync_step is None else sync_step)

@@ -11,6 +11,22 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """What follows the step that is decided. Example: `Outlook(b_steps=(2, 6), steps_to_sync=3, sync_every_steps=4, window=1)`"""
+
+    b_steps: tuple[int, ...]
+    """Channel B steps that could use packs of the current version: how many steps train before each, the decided one included."""
+    steps_to_sync: int
+    """Steps that train until weights are sent, the decided one included."""
+    sync_every_steps: int
+    window: int
+
+    def syncs_before(self, distance: int) -> int:
+        """Syncs before the step that is so far away."""
+        return 0 if distance < self.steps_to_sync else 1 + (distance - self.steps_to_sync) // self.sync_every_steps
+
+
+@dataclass(frozen=True, slots=True)
 class WindowRule:
     """Example: with a sync at every step, a window of 2, 4 packs a step and only Channel B, 3 steps can use what is made now: `usable(0, …) == 12`."""
 
@@ -34,6 +50,16 @@ class WindowRule:
         if self.num_steps is not None:
             end = min(end, self.num_steps)
         return self.packs_per_step * max(0, self.num_b(max(end, step)) - self.num_b(step))
+
+    def outlook(self, *, step: int, sync_step: int) -> Outlook:
+        """What follows `step`, before which the last sync was the one before `sync_step`."""
+        every = self.sync_every_steps
+        to_sync = max(1, (sync_step // every + 1) * every - step)
+        far = to_sync + self.window * every
+        if self.num_steps is not None:
+            far = min(far, self.num_steps - step)
+        b_steps = tuple(distance for distance in range(1, far) if self.num_b(step + distance + 1) > self.num_b(step + distance))
+        return Outlook(b_steps, steps_to_sync=to_sync, sync_every_steps=every, window=self.window)
 
     def has_room(self, ready: Mapping[int, int], *, version: int, step: int, sync_step: int) -> bool:
         """Whether a round of `version` should begin while `ready` packs, by version, wait.

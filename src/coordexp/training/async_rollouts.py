@@ -16,6 +16,7 @@ from coordexp.metrics.fold import MetricFold
 from coordexp.rollout.actor import Actor, ActorState, BackOff
 from coordexp.rollout.gates import Decision, Gates, InvariantError, OnStarvation, RankState, check_states, check_taken
 from coordexp.rollout.meeting import Meeting, Timer
+from coordexp.rollout.pace import Recent
 from coordexp.rollout.policy_clock import PolicyClock
 from coordexp.rollout.ready_queue import ReadyPack, ReadyQueue
 from coordexp.rollout.window import WindowRule
@@ -106,7 +107,7 @@ class AsyncRollouts:
         self._meeting = Meeting(timer)
         self.clock = PolicyClock(self._meeting, first_round=first_round)
         self.queue = ReadyQueue(settings.queue_limit, window=settings.version_window, clock=self.clock)
-        rule = WindowRule(
+        self._rule = WindowRule(
             channels.num_b,
             packs_per_step=packs_per_step,
             target=settings.prefetch_target_packs,
@@ -114,7 +115,7 @@ class AsyncRollouts:
             sync_every_steps=settings.sync_every_steps,
             num_steps=num_steps,
         )
-        self.actor = Actor(rounds, clock=self.clock, queue=self.queue, rule=rule, back_off=back_off)
+        self.actor = Actor(rounds, clock=self.clock, queue=self.queue, rule=self._rule, back_off=back_off)
         self._gates = Gates(
             packs_per_step=packs_per_step,
             wait_for_b=settings.wait_for_b,
@@ -122,6 +123,8 @@ class AsyncRollouts:
             max_skipped_b=settings.max_skipped_b,
             on_starvation=settings.on_starvation,
         )
+        self._steps = Recent()
+        self._trains_since: float | None = None
         self._synced_at: int | None = None
         """Step before which the servers got the weights last; None: never."""
         self._is_sync_overdue = False
@@ -138,6 +141,8 @@ class AsyncRollouts:
             UserError: an actor failed, or the generation under way does not end.
         """
         self.clock.advance(step=step)
+        if self._trains_since is not None:
+            self._steps.add(self._meeting.timer.now() - self._trains_since)
         states = self._exchange(step)
         is_regular = step % self._settings.sync_every_steps == 0 and self._synced_at != step
         has_lost = any(needs_sync for _, needs_sync in states)
@@ -166,6 +171,10 @@ class AsyncRollouts:
             version=self.clock.version,
             ready=self.queue.ready,
             queue=str(self.queue),
+            num_rounds=self.clock.num_rounds,
+            is_generating=self.clock.is_generating,
+            round_s=self.actor.durations.longest_s,
+            step_s=self._steps.longest_s,
             waited_s=waited_s,
             failure=None if failure is None else "".join(traceback.format_exception_only(failure)).strip(),
             server_error=server_error,
@@ -240,18 +249,21 @@ class AsyncRollouts:
             waited_s = self._meeting.timer.now() - start
             states = gather_objects(self._state(step, waited_s=waited_s), world_size=self._world_size)
             self._meeting.check()
-            decision = self._agree(self._gates.decide(states, step=step, wants_b=wants_b), step=step)
+            outlook = self._rule.outlook(step=step, sync_step=self.clock.sync_step)
+            decision = self._agree(self._gates.decide(states, step=step, wants_b=wants_b, outlook=outlook), step=step)
             self.queue.want(decision.wanted)
             if decision.plan is not None:
                 break
+            self.clock.advance(round_limit=decision.round_limit)
             self._wait_for_packs(decision.wanted)
         plan, depth = decision.plan, self.queue.counts.queued
         with self._meeting.changing():
             # together: the actor must not see the packs gone and the step still to come
-            self.clock.advance(step=step + 1)
+            self.clock.advance(step=step + 1, round_limit=decision.round_limit)
             if plan.policy_version is not None:
                 self.queue.reserve(version=plan.policy_version, count=plan.num_packs)
-        fold.add("time/learner_idle_s", self._meeting.timer.now() - start if wants_b else 0.0)
+        self._trains_since = self._meeting.timer.now()
+        fold.add("time/learner_idle_s", self._trains_since - start if wants_b else 0.0)
         self._measure(decision, depth=depth, wants_b=wants_b, fold=fold)
         return plan
 

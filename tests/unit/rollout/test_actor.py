@@ -85,7 +85,7 @@ class Rig:
 def make_rig() -> Iterator[object]:
     rigs: list[Rig] = []
 
-    def make(*, target: int = 2, limit: int = 4, window: int = 1, sync_every_steps: int = 1, **rounds: object) -> Rig:
+    def make(*, target: int = 2, limit: int = 4, window: int = 1, sync_every_steps: int = 1, limit_rounds: int = 100, **rounds: object) -> Rig:
         timer = WatchedTimer()
         clock = PolicyClock(Meeting(timer))
         queue = ReadyQueue(limit, window=window, clock=clock)
@@ -93,6 +93,7 @@ def make_rig() -> Iterator[object]:
         source = GatedRounds(**rounds)  # type: ignore[arg-type]
         rig = Rig(timer, clock, queue, source, Actor(source, clock=clock, queue=queue, rule=rule, back_off=BackOff(first_s=1, most_s=4)))
         rigs.append(rig)
+        clock.advance(round_limit=limit_rounds)
         rig.actor.start()
         return rig
 
@@ -150,6 +151,20 @@ def test_it_begins_no_round_before_the_sync_that_makes_it_usable(make_rig) -> No
     rig.until(ActorState.WAITING)
     assert rig.rounds.made == [(0, 0), (1, 1)]
     assert rig.queue.counts.stale == 0
+
+
+def test_it_goes_no_further_than_the_learner_lets_it(make_rig) -> None:
+    rig = make_rig(target=8, limit=8, window=3, limit_rounds=1)
+    rig.rounds.until_one_generates()
+    rig.rounds.let_one_end()
+    rig.until(ActorState.WAITING)
+    assert rig.queue.ready == {0: 2}
+    assert rig.actor.durations.longest_s == 0.0
+    rig.clock.advance(round_limit=2)
+    rig.rounds.until_one_generates()
+    rig.rounds.let_one_end()
+    rig.until(ActorState.WAITING)
+    assert rig.queue.ready == {0: 4}
 
 
 def test_server_trouble_is_counted_kept_and_the_round_is_made_after_all(make_rig) -> None:
@@ -237,8 +252,7 @@ def test_the_end_of_the_run_ends_the_thread_wherever_it_waits(make_rig, state: A
     rig = make_rig(**kinds[state])
     rig.rounds.until_one_generates()
     if state is ActorState.FENCED:
-        with rig.clock.meeting.changing():
-            rig.clock._is_fenced = True
+        rig.clock.fence()
     rig.rounds.let_one_end()
     rig.until(state)
     assert rig.actor.close(timeout_s=30)

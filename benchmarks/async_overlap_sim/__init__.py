@@ -1,0 +1,1 @@
+"""Simulation of the asynchronous actor-learner, used by `benchmarks/async_overlap.py`."""
