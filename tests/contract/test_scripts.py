@@ -115,3 +115,36 @@ def test_the_gate_opens_only_when_the_regression_test_passes(tmp_path: Path, tes
     result = subprocess.run(["bash", str(gate)], cwd=tmp_path, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False)
     assert result.returncode == code, result.stderr
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "command"),
+    [
+        (
+            ["server_gpus=0,1,2,3,4,5", "train_gpus=6,7", "config=a.yaml", "vllm_gpu_memory_utilization=0.70", "wait_timeout=1200"],
+            "--server-gpus 0,1,2,3,4,5 --train-gpus 6,7 --config a.yaml --vllm-gpu-memory-utilization 0.70 --wait-timeout 1200",
+        ),
+        (
+            ["config=a.yaml", "train_gpus=cpu", "server_gpus=cpu", "server_vllm_enforce_eager=true", "server_torch_dtype=bfloat16", "training.max_steps=1"],
+            "--server-gpus cpu --train-gpus cpu --config a.yaml --server-torch-dtype bfloat16 --server-vllm-enforce-eager training.max_steps=1",
+        ),
+    ],
+)
+def test_the_launcher_hands_its_arguments_on(tmp_path: Path, echo: Path, args: list[str], command: str) -> None:
+    (tmp_path / "a.yaml").write_text("")
+    result = _run("stage2_ab_server_train.sh", *args, cwd=tmp_path, PYTHON=str(echo))
+    assert (result.returncode, result.stdout.strip()) == (0, f"CUDA=unset -m coordexp launch {command}")
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["config=a.yaml", "train_gpus=6,7"], "error: server_gpus is missing; write: bash scripts/stage2_ab_server_train.sh server_gpus=0,1 train_gpus=2,3"),
+        (["config=a.yaml", "train_gpus=6", "server_gpus=0", "server_vllm_enforce_eager=yes"], "error: server_vllm_enforce_eager=yes is neither true nor false"),
+    ],
+)
+def test_the_launcher_refuses_with_one_sentence(tmp_path: Path, echo: Path, args: list[str], sentence: str) -> None:
+    result = _run("stage2_ab_server_train.sh", *args, cwd=tmp_path, PYTHON=str(echo))
+    assert result.returncode == 2
+    assert result.stderr.startswith(sentence)
+    assert result.stderr.count("\n") == 1

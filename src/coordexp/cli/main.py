@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from coordexp.cli import config_cmd, data, demo, doctor, evaluate, infer, model, report, rollout_server, train, vis
+from coordexp.cli import config_cmd, data, demo, doctor, evaluate, infer, launch, model, report, rollout_server, train, vis
 from coordexp.types.errors import UserError
 from coordexp.types.files import describe_os_error
 
@@ -57,6 +57,7 @@ _OVERRIDES = {"ignore_unknown_options": True}  # so that --training.max_steps=5 
 app.command("demo", short_help="The whole path on this machine, in ten minutes.")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("train", short_help="Train a checkpoint.", context_settings=_OVERRIDES)(train.train)
+app.command("launch", short_help="Rollout servers and a learner beside them on this machine.", context_settings=_OVERRIDES)(launch.launch)
 app.command("infer", short_help="Detect objects on the images of a data file.", context_settings=_OVERRIDES)(infer.infer)
 app.add_typer(evaluate.app, name="eval")
 app.command("vis", short_help="Draw ground truth and predictions.")(vis.vis)
