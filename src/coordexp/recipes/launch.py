@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from coordexp.config.loading import load_config
 from coordexp.config.rollout import VllmSection, VllmServerSection
 from coordexp.config.train import TrainConfig
-from coordexp.pipeline.children import Child, Children
+from coordexp.types.processes import Child, Children
 from coordexp.types.errors import BackendError, ConfigError
 
 CPU: Final = "cpu"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.pipeline.children import Children
+from coordexp.types.processes import Children
 from coordexp.types.errors import BackendError, OutputError
 
 STUBBORN = """
@@ -26,7 +26,7 @@ time.sleep(600)
 PARENT = """
 import sys, time
 from pathlib import Path
-from coordexp.pipeline.children import Children
+from coordexp.types.processes import Children
 with Children() as children:
     child = children.start("child", [sys.executable, "-c", {child!r}], log=Path({log!r}))
     while "ready" not in child.last_words(): time.sleep(0.02)
