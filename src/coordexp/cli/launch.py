@@ -24,7 +24,6 @@ def launch(
 
     Everything is checked before anything starts. On any exit, Ctrl-C included, nothing stays behind.
     """
-    from coordexp.generation.vllm_server import wait_ready
     from coordexp.recipes.launch import LaunchArguments, plan_launch, run_launch
 
     plan = plan_launch(
@@ -41,4 +40,4 @@ def launch(
             overrides=tuple(overrides or ()),
         )
     )
-    raise typer.Exit(run_launch(plan, wait_ready=wait_ready, say=typer.echo))
+    raise typer.Exit(run_launch(plan, say=typer.echo))

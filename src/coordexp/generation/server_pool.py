@@ -33,6 +33,10 @@ class ServerAddress:
         return self.base_url.partition("://")[2].rpartition(":")[0].strip("[]")
 
     @property
+    def port(self) -> int:
+        return int(self.base_url.rpartition(":")[2])
+
+    @property
     def is_loopback(self) -> bool:
         return self.host in ("127.0.0.1", "localhost", "::1")
 

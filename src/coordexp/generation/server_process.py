@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import signal
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from coordexp.generation.server_pool import ServerAddress
 from coordexp.types.errors import BackendError, ConfigError
+from coordexp.types.processes import Child, start_process
 
 EXTENSION = "coordexp.generation.worker_extension.WorkerExtension"
 MIDDLEWARE = "coordexp.generation.server_guard.RequireToken"
@@ -25,9 +22,7 @@ POLICY_NAME = "policy"
 """What the server calls the model."""
 
 _STOP_S = 8.0
-_PDEATHSIG = 1
-"""prctl: the signal that a process gets when its parent ends."""
-_LAST_LINES = 15
+_POLL_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +80,14 @@ def check_options(options: ServerOptions) -> None:
     check_port(options.host, options.port)
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, *, where: str = "--port") -> None:
     """Raises ConfigError when nothing can listen there."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"port {port} of {host} is taken ({error.strerror})", where="--port", fix="choose another port") from error
+            raise ConfigError(f"port {port} of {host} is taken ({error.strerror})", where=where, fix="choose another port") from error
 
 
 def build_command(python: Path, options: ServerOptions) -> list[str]:
@@ -165,20 +160,8 @@ class ServerProcess:
     def __init__(self, python: Path, options: ServerOptions, *, log: Path | None = None) -> None:
         """`log` takes what the server prints; None: it prints where we print."""
         check_options(options)
-        self.options, self._log = options, log
-        self._stream: IO[bytes] | None = None
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = log.open("ab")
-        self._process = subprocess.Popen(
-            build_command(python, options),
-            env=build_environment(options),
-            stdout=self._stream,
-            stderr=subprocess.STDOUT if self._stream is not None else None,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_end_with_parent,
-        )
+        self.options = options
+        self._child = start_process(options.address.base_url, build_command(python, options), env=build_environment(options), log=log)
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -189,15 +172,15 @@ class ServerProcess:
     @property
     def pid(self) -> int:
         """Also the number of its process group."""
-        return self._process.pid
+        return self._child.pid
 
     @property
     def is_running(self) -> bool:
-        return self._process.poll() is None
+        return self._child.exit_code is None
 
     def wait(self) -> int:
         """Until it ends by itself; its exit code."""
-        return self._process.wait()
+        return self._child.wait()
 
     def wait_ready(self, timeout_s: float) -> float:
         """Seconds until it was healthy.
@@ -206,53 +189,53 @@ class ServerProcess:
             BackendError: it ended, or was not healthy in time; it is stopped then.
         """
         start = time.monotonic()
-        while not self._is_healthy():
-            problem = None
-            if not self.is_running:
-                problem = f"the server ended with code {self._process.returncode} before it was ready"
-            elif time.monotonic() - start > timeout_s:
-                problem = f"the server was not ready after {timeout_s:.0f} s"
-            if problem is not None:
-                self.stop()
-                raise BackendError(problem + self._tail(), where=self.options.address.base_url, fix="read its log; 'coordexp doctor engine' checks the engine")
-            time.sleep(0.25)
+        try:
+            wait_healthy(self._child, self.options.address, timeout_s=timeout_s)
+        except BackendError:
+            self.stop()
+            raise
         return time.monotonic() - start
 
     def kill(self) -> None:
         """End it as a crash would."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        self._child.end(first=signal.SIGKILL)
 
     def stop(self) -> None:
         """End it and all of its workers: asked first, after some seconds no longer asked."""
-        for number, patience in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, _STOP_S)):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=patience)
-                break
-        # workers that the server has left behind are of its group
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        if self._stream is not None:
-            self._stream.close()
-
-    def _is_healthy(self) -> bool:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(f"{self.options.address.base_url}/health", timeout=5) as answer:
-                return answer.status == 200
-        except (urllib.error.URLError, OSError, ValueError):
-            return False
-
-    def _tail(self) -> str:
-        if self._log is None:
-            return ""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_LAST_LINES:]
-        return f" (log {self._log}):\n  " + "\n  ".join(lines) if lines else f" (log {self._log} is empty)"
+        self._child.end(grace_s=_STOP_S)
 
 
-def _end_with_parent() -> None:
-    """In the child: when the parent is killed, so is this one."""
-    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
+def wait_healthy(server: Child, address: ServerAddress, *, timeout_s: float) -> None:
+    """Return when the server of a process takes requests.
+
+    Raises:
+        BackendError: it ended, or was not healthy in time; with its last words. It is left as it is.
+    """
+    start = time.monotonic()
+    while not is_healthy(address):
+        problem = None
+        if server.exit_code is not None:
+            problem = f"the server ended with code {server.exit_code} before it was ready"
+        elif time.monotonic() - start > timeout_s:
+            problem = f"the server was not ready after {timeout_s:.0f} s"
+        if problem is not None:
+            fix = "read its log; 'coordexp doctor engine' checks the engine"
+            raise BackendError(problem + _last_words(server), where=address.base_url, fix=fix)
+        time.sleep(_POLL_S)
+
+
+def is_healthy(address: ServerAddress) -> bool:
+    """Whether a server answers there; a proxy of the environment is not asked."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{address.base_url}/health", timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _last_words(server: Child) -> str:
+    if server.log is None:
+        return ""
+    words = server.last_words()
+    return f" (log {server.log}):\n  " + words.replace("\n", "\n  ") if words else f" (log {server.log} is empty)"

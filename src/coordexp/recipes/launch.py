@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
 
 from coordexp.config.loading import load_config
 from coordexp.config.rollout import VllmSection, VllmServerSection
 from coordexp.config.train import TrainConfig
+from coordexp.generation.engine import find_python
+from coordexp.generation.http import TOKEN_VARIABLE
+from coordexp.generation.server_pool import ServerAddress
+from coordexp.generation.server_process import ServerOptions, build_command, build_environment, check_port, wait_healthy
+from coordexp.types.errors import ConfigError
 from coordexp.types.processes import Child, Children
-from coordexp.types.errors import BackendError, ConfigError
 
 CPU: Final = "cpu"
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -53,16 +55,17 @@ class LaunchArguments:
 class Command:
     name: str
     arguments: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
+    env: Mapping[str, str]
+    """All its variables."""
     log: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """Checked. Each server belongs to the URL of the same number."""
+    """Checked. Each server listens at the address of the same number."""
 
     servers: tuple[Command, ...]
-    urls: tuple[str, ...]
+    addresses: tuple[ServerAddress, ...]
     learner: Command
     wait_timeout_s: float
 
@@ -72,6 +75,7 @@ def plan_launch(arguments: LaunchArguments) -> LaunchPlan:
 
     Raises:
         ConfigError: what is wrong, the first of it.
+        BackendError: there is no vLLM on this machine.
     """
     server_gpus, train_gpus = _devices("server_gpus", arguments.server_gpus), _devices("train_gpus", arguments.train_gpus)
     if shared := sorted(set(server_gpus) & set(train_gpus), key=int):
@@ -84,54 +88,36 @@ def plan_launch(arguments: LaunchArguments) -> LaunchPlan:
     shares = _shares(server_gpus, len(servers))
     sizes = _parallel_sizes(arguments, vllm, num_gpus=len(shares[0]))
     addresses = [_address(server) for server in servers]
-    _check_ports([(address.hostname or "", address.port or 0) for address in addresses], "base_url")
-    _check_ports([(address.hostname or "", server.group_port) for address, server in zip(addresses, servers, strict=True) if server.group_port], "group_port")
-    folder = Path(config.training.output_dir)
-    return LaunchPlan(
-        servers=tuple(
-            Command(
-                f"rollout server {server.base_url}",
-                _server_command(arguments, config, vllm, address, sizes=sizes, on_cpu=not gpus),
-                _visible(gpus),
-                folder / f"rollout-server-{address.port}.log",
-            )
-            for server, address, gpus in zip(servers, addresses, shares, strict=True)
-        ),
-        urls=tuple(server.base_url for server in servers),
-        learner=_learner(arguments, train_gpus),
-        wait_timeout_s=arguments.wait_timeout_s,
-    )
+    _check_ports([(address.host, address.port) for address in addresses], "base_url")
+    _check_ports([(address.host, address.group_port) for address in addresses if address.group_port is not None], "group_port")
+    python, folder = find_python(), Path(config.training.output_dir)
+    commands: list[Command] = []
+    for address, gpus in zip(addresses, shares, strict=True):
+        options = _options(arguments, config, vllm, address, sizes=sizes, gpus=gpus)
+        log = folder / f"rollout-server-{address.port}.log"
+        commands.append(Command(f"rollout server {address.base_url}", tuple(build_command(python, options)), build_environment(options), log))
+    return LaunchPlan(tuple(commands), tuple(addresses), _learner(arguments, train_gpus), arguments.wait_timeout_s)
 
 
-def run_launch(plan: LaunchPlan, *, wait_ready: Callable[[str, float, Callable[[], bool]], None], say: Callable[[str], None]) -> int:
-    """Start the servers, wait for them, run the learner, end everything; the learner's exit code.
+def run_launch(plan: LaunchPlan, *, say: Callable[[str], None]) -> int:
+    """Start the servers, wait until they take requests, run the learner, end everything; the learner's exit code.
 
-    Args:
-        plan: of `plan_launch`.
-        wait_ready: returns when the server at a URL takes requests and weights, within seconds, as long as it is alive; else raises BackendError.
-        say: a line for the console.
+    That they take weights too, the learner finds out before it trains.
 
     Raises:
         BackendError: a server ended, or was not ready in time.
+        OutputError: the log of a server cannot be written.
     """
     with Children() as children:
-        servers = [children.start(server.name, server.arguments, env=dict(server.env), log=server.log) for server in plan.servers]
+        servers = [children.start(server.name, server.arguments, env=server.env, log=server.log) for server in plan.servers]
         for server in servers:
-            say(f"{server.name}: starting, its words are in {server.log}")
+            say(f"{server.name}: starting; its log is {server.log}")
         deadline = time.monotonic() + plan.wait_timeout_s
-        for server, url in zip(servers, plan.urls, strict=True):
-            _wait(server, url, wait_ready, deadline - time.monotonic())
+        for server, address in zip(servers, plan.addresses, strict=True):
+            wait_healthy(server, address, timeout_s=max(deadline - time.monotonic(), 0.0))
             say(f"{server.name}: ready")
-        learner = children.start(plan.learner.name, plan.learner.arguments, env=dict(plan.learner.env))
+        learner = children.start(plan.learner.name, plan.learner.arguments, env=plan.learner.env)
         return _watch(learner, servers, say)
-
-
-def _wait(server: Child, url: str, wait_ready: Callable[[str, float, Callable[[], bool]], None], timeout_s: float) -> None:
-    try:
-        wait_ready(url, max(timeout_s, 0.0), lambda: server.exit_code is None)
-    except BackendError as error:
-        ended = "" if server.exit_code is None else f" (it ended with exit code {server.exit_code})"
-        raise BackendError(f"{error.what}{ended}; the end of {server.log}:\n{server.last_words()}", where=server.name) from error
 
 
 def _watch(learner: Child, servers: Sequence[Child], say: Callable[[str], None]) -> int:
@@ -187,57 +173,41 @@ def _parallel_sizes(arguments: LaunchArguments, vllm: VllmSection, *, num_gpus: 
     return tensor, data
 
 
-def _address(server: VllmServerSection) -> SplitResult:
-    try:
-        address = urlsplit(server.base_url)
-        port = address.port
-    except ValueError as error:
-        raise ConfigError(f"{server.base_url}: {error}", where=f"{_SERVERS}.base_url", fix="write for example http://127.0.0.1:8003") from error
-    if address.scheme not in ("http", "https") or not address.hostname or port is None:
-        raise ConfigError(f"{server.base_url} is no http(s) address with a port", where=f"{_SERVERS}.base_url", fix="write for example http://127.0.0.1:8003")
-    if address.hostname not in _LOOPBACK:
-        fix = "start that server there with coordexp rollout-server and the learner with scripts/train.sh"
-        raise ConfigError(f"{address.hostname} is not this machine", where=f"{_SERVERS}.base_url", fix=fix)
+def _address(server: VllmServerSection) -> ServerAddress:
+    address = ServerAddress(server.base_url, server.group_port)
+    if not address.is_loopback:
+        fix = "start that server there with coordexp rollout-server, and the learner with scripts/train.sh"
+        raise ConfigError(f"{address.host} is not this machine", where=f"{_SERVERS}.base_url", fix=fix)
     return address
 
 
 def _check_ports(addresses: Sequence[tuple[str, int]], name: str) -> None:
-    seen: set[int] = set()
+    where = f"{_SERVERS}.{name}"
+    ports = [port for _, port in addresses]
+    if twice := next((port for port in ports if ports.count(port) > 1), None):
+        raise ConfigError(f"port {twice} stands twice", where=where, fix="give each server its own")
     for host, port in addresses:
-        if port in seen:
-            raise ConfigError(f"port {port} stands twice", where=f"{_SERVERS}.{name}", fix="give each server its own")
-        seen.add(port)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise ConfigError(
-                    f"port {port} is taken ({error.strerror})", where=f"{_SERVERS}.{name}", fix="end what uses it, or take another port"
-                ) from error
+        check_port(host, port, where=where)
 
 
-def _server_command(
-    arguments: LaunchArguments, config: TrainConfig, vllm: VllmSection, address: SplitResult, *, sizes: tuple[int, int], on_cpu: bool
-) -> tuple[str, ...]:
-    tensor, data = sizes
-    memory = vllm.gpu_memory_utilization if arguments.gpu_memory_utilization is None else arguments.gpu_memory_utilization
-    command = [sys.executable, "-m", "coordexp", "rollout-server", "--model", config.model.model, "--host", str(address.hostname), "--port", str(address.port)]
-    command += ["--dtype", arguments.dtype or config.model.torch_dtype]
-    if vllm.max_model_len is not None:
-        command += ["--max-model-len", str(vllm.max_model_len)]
-    if not vllm.enable_prefix_caching:
-        command += ["--no-enable-prefix-caching"]
-    if on_cpu:
-        command += ["--device", CPU]
-    else:
-        command += ["--tensor-parallel-size", str(tensor), "--data-parallel-size", str(data), "--gpu-memory-utilization", str(memory)]
-    return (*command, *(["--enforce-eager"] if arguments.enforce_eager else []))
-
-
-def _visible(gpus: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    return (("CUDA_VISIBLE_DEVICES", ",".join(gpus)),)
+def _options(
+    arguments: LaunchArguments, config: TrainConfig, vllm: VllmSection, address: ServerAddress, *, sizes: tuple[int, int], gpus: tuple[str, ...]
+) -> ServerOptions:
+    return ServerOptions(
+        model=Path(config.model.model),
+        port=address.port,
+        host=address.host,
+        device=",".join(gpus) or CPU,
+        dtype=arguments.dtype or config.model.torch_dtype,
+        tensor_parallel=sizes[0],
+        data_parallel=sizes[1],
+        gpu_memory_utilization=vllm.gpu_memory_utilization if arguments.gpu_memory_utilization is None else arguments.gpu_memory_utilization,
+        max_model_len=vllm.max_model_len,
+        enforce_eager=arguments.enforce_eager,
+        prefix_caching=vllm.enable_prefix_caching,
+        lora=vllm.enable_lora,
+        token=os.environ.get(TOKEN_VARIABLE) or None,
+    )
 
 
 def _learner(arguments: LaunchArguments, gpus: tuple[str, ...]) -> Command:
@@ -247,4 +217,4 @@ def _learner(arguments: LaunchArguments, gpus: tuple[str, ...]) -> Command:
     command += [*arguments.overrides, *([] if gpus else ["training.use_cpu=true"])]
     known = [host for name in ("NO_PROXY", "no_proxy") for host in os.environ.get(name, "").split(",") if host]
     direct = ",".join(dict.fromkeys([*known, *_LOOPBACK]))
-    return Command("learner", tuple(command), (*_visible(gpus), ("NO_PROXY", direct), ("no_proxy", direct)))
+    return Command("learner", tuple(command), {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus), "NO_PROXY": direct, "no_proxy": direct})

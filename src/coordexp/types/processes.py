@@ -46,6 +46,10 @@ class Child:
             return ""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
 
+    def wait(self) -> int:
+        """Until it ends by itself; its exit code."""
+        return self._process.wait()
+
     def end(self, *, first: signal.Signals = signal.SIGTERM, grace_s: float = _GRACE_S) -> None:
         """Ask the group to end, and kill what is left of it. Returns when nothing of it runs."""
         if self._send(first):
@@ -100,35 +104,41 @@ class Children:
             self._stack.__exit__(kind, error, trace)
 
     def start(self, name: str, command: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None) -> Child:
-        """Start a process with our environment and `env` over it.
-
-        Args:
-            name: in messages.
-            command: program and arguments.
-            env: variables that differ.
-            log: for what it says; None: our own output.
-
-        Raises:
-            BackendError: the program is not there.
-            OutputError: the log cannot be written.
-        """
-        try:
-            process = _popen(command, {**os.environ, **(env or {})}, log)
-        except FileNotFoundError as error:
-            raise BackendError(f"cannot start {command[0]}: no such program", where=name) from error
-        child = Child(name, process, log)
+        """`start_process`, ended with the block."""
+        child = start_process(name, command, env=env, log=log)
         self._children.append(child)
         return child
 
 
-def _popen(command: Sequence[str], env: Mapping[str, str], log: Path | None) -> subprocess.Popen[bytes]:
+def start_process(name: str, command: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None) -> Child:
+    """Start a process that the caller ends.
+
+    Args:
+        name: in messages.
+        command: program and arguments.
+        env: all its variables; None: ours.
+        log: what it says is appended here; None: our own output.
+
+    Raises:
+        BackendError: the program is not there.
+        OutputError: the log cannot be written.
+    """
+    try:
+        return Child(name, _popen(command, env, log), log)
+    except FileNotFoundError as error:
+        raise BackendError(f"cannot start {command[0]}: no such program", where=name) from error
+
+
+def _popen(command: Sequence[str], env: Mapping[str, str] | None, log: Path | None) -> subprocess.Popen[bytes]:
     if log is None:
-        return subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=_end_with_parent)
+        return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent)
     with translate_os_errors(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-        stream = log.open("wb")
+        stream = log.open("ab")
     with stream:
-        return subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=_end_with_parent, stdout=stream, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent, stdout=stream, stderr=subprocess.STDOUT
+        )
 
 
 _LIBC: Final = ctypes.CDLL(None)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.types.processes import Children
 from coordexp.types.errors import BackendError, OutputError
+from coordexp.types.processes import Children
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -96,9 +96,11 @@ def test_a_program_that_is_not_there_and_a_log_that_cannot_be_written_are_errors
             children.start("server", [sys.executable], log=tmp_path / "file" / "log")
 
 
-def test_variables_reach_the_child_over_those_of_this_process(tmp_path: Path) -> None:
+def test_a_child_has_the_variables_that_it_was_given(tmp_path: Path) -> None:
     with Children() as children:
-        child = children.start("child", [sys.executable, "-c", "import os; print(os.environ['A'], os.environ['PATH'])"], env={"A": "1"}, log=tmp_path / "log")
+        child = children.start(
+            "child", [sys.executable, "-c", "import os; print(os.environ['A'], os.environ['PATH'])"], env={**os.environ, "A": "1"}, log=tmp_path / "log"
+        )
         wait_for(lambda: child.exit_code is not None)
         assert child.exit_code == 0
         assert child.last_words() == f"1 {os.environ['PATH']}"
