@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -151,7 +151,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _signals_as_exit() -> Iterator[None]:
+def _signals_as_exit() -> Generator[None]:
     """SIGTERM and SIGHUP leave blocks in order, as Ctrl-C does."""
 
     def leave(number: int, frame: FrameType | None) -> None:
