@@ -16,6 +16,7 @@ from coordexp.config.train import TrainConfig
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.recipes.stage1 import run_stage1
 from coordexp.types.errors import BackendError, ConfigError
+from coordexp.types.progress import NoProgress
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
@@ -56,6 +57,16 @@ def servers(vllm_server) -> tuple[str, ...]:
     )
 
 
+class Said(NoProgress):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+
 def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "logging.jsonl").read_text().splitlines()]
 
@@ -90,6 +101,33 @@ def test_an_adapter_goes_to_the_server_merged(make_ab: Maker, servers: tuple[str
         assert other.get("eval_rollout_f1") == one.get("eval_rollout_f1")
 
 
+LANGUAGE = ("tuner.freeze_vit=true", "tuner.freeze_aligner=true")
+
+
+@pytest.mark.parametrize("mode", ["adapter", "auto"])
+def test_plain_lora_goes_to_the_server_as_an_adapter(make_ab: Maker, servers: tuple[str, ...], mode: str) -> None:
+    settings = (*LORA, *LANGUAGE, "stage2_ab.schedule.b_ratio=1.0", "training.max_steps=2", "training.eval_strategy=no", "training.save_strategy=no")
+    said = Said()
+    alone, served = run_stage1(make_ab(*settings)), run_stage1(make_ab(*settings, *servers, f"rollout_matching.vllm.sync.mode={mode}"), progress=said)
+
+    for one, other in zip(without_clocks(alone), without_clocks(served), strict=True):
+        assert other.get("loss", 0.0) == pytest.approx(one.get("loss", 0.0), rel=1e-4)
+        assert other.get("rollout/gen_new_tokens_total") == one.get("rollout/gen_new_tokens_total")
+    assert not any("all weights go to the servers" in sentence for sentence in said.sentences)
+
+
+def test_an_adapter_that_the_server_refuses_goes_merged_or_ends_the_run(make_ab: Maker, servers: tuple[str, ...]) -> None:
+    """The server was started for ranks up to 128."""
+    settings = ("tuner.train_type=lora", "tuner.lora_rank=136", *LANGUAGE, "stage2_ab.schedule.b_ratio=1.0", "training.max_steps=1")
+    settings = (*settings, "training.eval_strategy=no", "training.save_strategy=no", *servers, "rollout_matching.vllm.sync.mode=adapter")
+    said = Said()
+    run_stage1(make_ab(*settings), progress=said)
+    assert any(sentence.startswith("warning: all weights go to the servers, not the adapter alone") and "136" in sentence for sentence in said.sentences)
+
+    with pytest.raises(BackendError, match="the servers take no adapter"):
+        run_stage1(make_ab(*settings, "rollout_matching.vllm.sync.fallback_to_full=false"))
+
+
 @pytest.mark.parametrize(
     ("settings", "obstacle"),
     [
@@ -97,8 +135,9 @@ def test_an_adapter_goes_to_the_server_merged(make_ab: Maker, servers: tuple[str
         ((*LORA, "custom.coord_offset.enabled=true"), "coordinate rows are trained beside the LoRA"),
         (("custom.coord_offset.enabled=true",), "coordinate rows are trained"),
         ((), "all weights are trained"),
+        (LORA, "the LoRA lies on model.visual"),
     ],
-    ids=["dora", "lora and rows", "rows", "full"],
+    ids=["dora", "lora and rows", "rows", "full", "vision tower"],
 )
 def test_an_adapter_is_not_sent_where_more_is_trained(make_ab: Maker, closed_port: int, tmp_path: Path, settings: tuple[str, ...], obstacle: str) -> None:
     server = f"rollout_matching.vllm.server.servers=[{{base_url: 'http://127.0.0.1:{closed_port}'}}]"

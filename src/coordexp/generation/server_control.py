@@ -38,6 +38,17 @@ class Control:
         check_status(response, self.address)
         return response.json() if response.content else {}
 
+    def post_text(self, route: str, body: Any) -> str:
+        """For routes that answer in words."""
+        response = self._client.post(route, json=body)
+        check_status(response, self.address)
+        return response.text
+
+    def clear_caches(self) -> None:
+        """All that would remember other weights; the encoder cache holds image embeddings."""
+        for route in ("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"):
+            self.post(route)
+
     def call_all(self, method: str, *args: str) -> list[Any]:
         """What the method of the worker extension returns in each worker."""
         return self.post("/collective_rpc", {"method": method, "args": list(args)})["results"]

@@ -50,6 +50,8 @@ class ServerState:
     needs_sync: bool = False
     """It may not be asked before weights were pushed."""
     last_error: str = ""
+    adapter: str | None = None
+    """Name of the adapter that requests ask for; None: the model itself."""
 
 
 class ServerPool:
@@ -95,9 +97,9 @@ class ServerPool:
         with self._lock:
             self._states[address.base_url] = ServerState(version=self._states[address.base_url].version, needs_sync=True, last_error=error)
 
-    def mark_synced(self, address: ServerAddress, *, version: int) -> None:
+    def mark_synced(self, address: ServerAddress, *, version: int, adapter: str | None = None) -> None:
         with self._lock:
-            self._states[address.base_url] = ServerState(version=version)
+            self._states[address.base_url] = ServerState(version=version, adapter=adapter)
 
     def snapshot(self) -> dict[str, ServerState]:
         """By base_url; for another rank's `adopt`."""

@@ -168,14 +168,18 @@ class SharedFiles(contextlib.ExitStack):
 
 @contextlib.contextmanager
 def _shared_file(pairs: Sequence[tuple[str, Tensor]]) -> Iterator[Path]:
-    folder = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
-    descriptor, name = tempfile.mkstemp(prefix="coordexp-weights-", suffix=".safetensors", dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix="coordexp-weights-", suffix=".safetensors", dir=shared_memory_folder())
     os.close(descriptor)
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in pairs}, name)
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def shared_memory_folder() -> Path | None:
+    """None: the folder for temporary files, where the system has no memory to share."""
+    return _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
 
 
 def _buckets(pairs: Sequence[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:

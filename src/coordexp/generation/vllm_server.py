@@ -192,8 +192,9 @@ class VllmServerBackend:
         return done
 
     async def _ask(self, server: ServerAddress, body: Mapping[str, Any]) -> _Answer:
-        version = self.pool.state(server).version
+        state = self.pool.state(server)
         name = uuid.uuid4().hex
+        asked = {**body, "request_id": name, **({} if state.adapter is None else {"model": state.adapter})}
         self._running[name] = server
         try:
             retrying = AsyncRetrying(
@@ -202,12 +203,12 @@ class VllmServerBackend:
                 retry=retry_if_exception_type((httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError, httpx.HTTPStatusError)),
                 reraise=True,
             )
-            response = await retrying(self._post, server, {**body, "request_id": name})
+            response = await retrying(self._post, server, asked)
         except httpx.HTTPError as error:
             raise ServerLostError(describe_trouble(error)) from error
         finally:
             self._running.pop(name, None)
-        return _Answer.read(response, server=server, version=version)
+        return _Answer.read(response, server=server, version=state.version)
 
     async def _post(self, server: ServerAddress, body: Mapping[str, Any]) -> httpx.Response:
         client = self._clients.get(server.base_url)

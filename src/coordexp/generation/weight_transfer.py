@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import httpx
 import torch
 from torch import Tensor
 
+from coordexp.generation.adapter_loading import AdapterFolder, load_adapter
 from coordexp.generation.http import describe_trouble
 from coordexp.generation.server_control import Control, ServerFacts
 from coordexp.generation.server_pool import ServerAddress, ServerPool
@@ -65,6 +67,9 @@ class WeightPusher:
         self._transfers: dict[ServerAddress, Transfer] = {}
         self._facts: dict[ServerAddress, ServerFacts] = {}
         self._num_pushes = 0
+        self._based: set[ServerAddress] = set()
+        """Servers that hold the weights below the adapter."""
+        self._folder: AdapterFolder | None = None
 
     @property
     def controls(self) -> Sequence[Control]:
@@ -93,40 +98,95 @@ class WeightPusher:
         Raises:
             BackendError: no server could be reached, one refuses, or a checksum differs.
         """
-        start = time.perf_counter()
-        reached = [control for control in self._controls.values() if self._is_reachable(control)]
-        skipped = {control.address.base_url: "nothing answers there" for control in self._controls.values() if control not in reached}
         pairs = [(name, tensor.detach()) for name, tensor in tensors]
-        num_bytes = sum(tensor.numel() * tensor.element_size() for _, tensor in pairs)
         verifies = self._verify_every > 0 and self._num_pushes % self._verify_every == 0
         checked = _spread_names(pairs) if verifies else []
-        parts: dict[str, float] = {}
-        done: list[Control] = []
         with SharedFiles() as files:
-            for control in reached:
-                try:
-                    times = self._push_one(control, pairs, version=version, checked=checked, clears_caches=clears_caches, files=files)
-                except httpx.HTTPError as error:
-                    skipped[control.address.base_url] = describe_trouble(error)
-                    self._forget(control)
-                    continue
-                parts = {name: max(seconds, parts.get(name, 0.0)) for name, seconds in times.items()}
+
+            def send(control: Control) -> dict[str, float]:
+                times = self._push_one(control, pairs, version=version, checked=checked, clears_caches=clears_caches, files=files)
+                self._based.discard(control.address)
                 self._pool.mark_synced(control.address, version=version)
-                done.append(control)
-        for url, reason in skipped.items():
-            self._pool.mark_lost(next(address for address in self._pool.addresses if address.base_url == url), reason)
-        if not done:
+                return times
+
+            report = self._to_all(send, version=version)
+        return replace(report, num_bytes=_num_bytes(pairs), num_verified=len(checked))
+
+    def adapter_obstacle(self) -> str | None:
+        """Why the servers that are up cannot take an adapter; None: they can."""
+        for control in self._controls.values():
+            if not control.address.is_loopback:
+                return f"{control.address.base_url} is another machine, which does not see the files of this one"
+            if self._is_reachable(control) and not self._facts[control.address].has_lora:
+                return f"{control.address.base_url} was started without --enable-lora"
+        return None
+
+    def push_adapter(self, write: Callable[[Path], object], version: int, *, base: Callable[[], Iterable[tuple[str, Tensor]]]) -> PushReport:
+        """Send an adapter for the weights of `base`, which a server gets once, and make both together version `version`.
+
+        Args:
+            write: writes the adapter into a folder, as PEFT saves it.
+            version: of the policy.
+            base: what the adapter lies on, in checkpoint format; asked for when a server has it not yet.
+
+        Raises:
+            BackendError: no server could be reached, or one refuses.
+        """
+        folder = AdapterFolder()
+        write(folder.path)
+
+        def send(control: Control) -> dict[str, float]:
+            before = self._pool.state(control.address).adapter
+            if control.address not in self._based:
+                with SharedFiles() as files:
+                    self._push_one(control, list(base()), version=version, checked=[], clears_caches=True, files=files)
+                self._based.add(control.address)
+                before = None
+            times = load_adapter(control, folder.path, name=folder.name, before=before, version=version)
+            self._pool.mark_synced(control.address, version=version, adapter=folder.name)
+            return times
+
+        report = self._to_all(send, version=version)
+        # a server may read the newest one again
+        if self._folder is not None:
+            self._folder.close()
+        self._folder = folder
+        return replace(report, num_bytes=folder.num_bytes)
+
+    def _to_all(self, send: Callable[[Control], dict[str, float]], *, version: int) -> PushReport:
+        """Bytes and checks are for the caller to add."""
+        start = time.perf_counter()
+        skipped: dict[str, str] = {}
+        parts: dict[str, float] = {}
+        pushed: list[str] = []
+        for control in self._controls.values():
+            try:
+                times = send(control) if self._is_reachable(control) else None
+                reason = "nothing answers there"
+            except httpx.HTTPError as error:
+                self._forget(control)
+                times, reason = None, describe_trouble(error)
+            except BackendError as error:
+                self._pool.mark_lost(control.address, error.what)
+                raise
+            if times is None:
+                skipped[control.address.base_url] = reason
+                self._pool.mark_lost(control.address, reason)
+                continue
+            parts = {name: max(seconds, parts.get(name, 0.0)) for name, seconds in times.items()}
+            pushed.append(control.address.base_url)
+        if not pushed:
             raise self._pool.describe_lost()
         self._num_pushes += 1
-        seconds = time.perf_counter() - start
-        pushed = tuple(control.address.base_url for control in done)
-        return PushReport(version, seconds, num_bytes, pushed, skipped, num_verified=len(checked), parts_s=parts)
+        return PushReport(version, time.perf_counter() - start, 0, tuple(pushed), skipped, parts_s=parts)
 
     def close(self) -> None:
         for transfer in self._transfers.values():
             transfer.close()
         for control in self._controls.values():
             control.close()
+        if self._folder is not None:
+            self._folder.close()
 
     def dtype(self) -> torch.dtype | None:
         """In which every server computes, so that nothing wider is sent; None: they differ, or none has been reached yet."""
@@ -152,6 +212,7 @@ class WeightPusher:
         return True
 
     def _forget(self, control: Control) -> None:
+        self._based.discard(control.address)
         transfer = self._transfers.pop(control.address, None)
         if transfer is not None:
             transfer.close()
@@ -186,13 +247,16 @@ class WeightPusher:
         times.append(time.perf_counter())
         control.post("/finish_weight_update", {"weight_version": str(version)})
         if clears_caches:
-            for route in ("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"):
-                control.post(route)
+            control.clear_caches()
         if checked and not isinstance(transfer, NcclTransfer):
             _compare(dict(pairs), control.call("coordexp_checksums"), checked, address=control.address)
         control.post("/resume")
         times.append(time.perf_counter())
         return {name: after - before for name, before, after in zip(("pause", "transfer", "finish"), times[:-1], times[1:], strict=True)}
+
+
+def _num_bytes(pairs: Sequence[tuple[str, Tensor]]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for _, tensor in pairs)
 
 
 def _spread_names(pairs: Sequence[tuple[str, Tensor]]) -> list[str]:

@@ -18,25 +18,27 @@ from torch import Tensor, nn
 from coordexp.types.errors import ConfigError
 
 
-def merged_tensors(model: nn.Module, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+def merged_tensors(model: nn.Module, *, dtype: torch.dtype | None = None, merges: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Name in the checkpoint → tensor, in the order of the model, each shared matrix once. What needs no merging is the model's own tensor, not a copy.
 
     Args:
         model: plain, or a `PeftModel` around it.
         dtype: of the tensors; that of the training by default.
+        merges: False leaves the adapter out: the weights that it lies on.
 
     Raises:
         ConfigError: a LoRA lies on the matrix that embedding and head share: merged they would be two.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    _refuse_tied_lora(base)
+    if merges:
+        _refuse_tied_lora(base)
     seen: set[int] = set()
     with torch.no_grad():
         for name, owner, tensor in _walk(base, prefix=""):
             if id(owner) in seen:
                 continue
             seen.add(id(owner))
-            merged = tensor()
+            merged = tensor() if merges else owner
             yield name, merged.detach().to(dtype or merged.dtype)
 
 

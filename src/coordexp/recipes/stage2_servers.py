@@ -49,7 +49,8 @@ def build_server_engine(section: RolloutMatchingSection, parts: Stage1Parts, *, 
     if problem is not None:
         backend.close()
         raise problem
-    link = LearnerServers(parts.tuned.trained, pool, pusher, client=backend, world_size=world_size, say=say)
+    sync = section.vllm.sync
+    link = LearnerServers(parts.tuned.trained, pool, pusher, client=backend, mode=sync.mode, falls_back=sync.fallback_to_full, world_size=world_size, say=say)
     return RolloutEngine(backend, link)
 
 

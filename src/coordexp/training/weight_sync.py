@@ -1,7 +1,7 @@
 """A learner and its rollout servers: when the weights of the learner go to them, and in which form.
 
-All weights go with adapters merged into copies: what is trained is never changed by it. Every rank calls `push` at the same time; rank 0 sends, and the
-others wait and learn which servers have the weights.
+All weights go with adapters merged into copies, or an adapter goes alone: what is trained is never changed by it. Every rank calls `push` at the same time;
+rank 0 sends, and the others wait and learn which servers have the weights.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import time
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias
 
-import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from coordexp.generation.server_pool import ServerAddress, ServerPool
 from coordexp.generation.weight_transfer import PushReport, WeightPusher
+from coordexp.models.adapter_files import AdapterBase, save_adapter
+from coordexp.models.adapters import EMBEDDING, HEAD
 from coordexp.models.merged_view import merged_tensors
+from coordexp.models.parts import part_of
 from coordexp.training.ranks import gather_objects
-from coordexp.types.errors import ConfigError, UserError
+from coordexp.types.errors import BackendError, ConfigError, UserError
 
 SyncMode: TypeAlias = Literal["full", "adapter", "auto"]
 
@@ -46,7 +49,16 @@ def adapter_obstacle(model: nn.Module) -> str | None:
         return "coordinate rows are trained beside the LoRA"
     if getattr(config, "modules_to_save", None):
         return "whole modules are trained beside the LoRA"
-    return None
+    beyond = next((name for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer) and not _is_reached(name)), None)
+    return (
+        None
+        if beyond is None
+        else f"the LoRA lies on {beyond}, and vLLM applies adapters to the language model's layers alone (tuner.freeze_vit, freeze_aligner)"
+    )
+
+
+def _is_reached(name: str) -> bool:
+    return part_of(name) == "llm" and name.rpartition(".")[2] not in (EMBEDDING, HEAD)
 
 
 def check_sync_mode(model: nn.Module, mode: SyncMode) -> None:
@@ -73,6 +85,8 @@ class LearnerServers:
         pusher: WeightPusher | None,
         *,
         client: Client,
+        mode: SyncMode = "full",
+        falls_back: bool = True,
         world_size: int = 1,
         say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
@@ -80,10 +94,13 @@ class LearnerServers:
 
         pusher: on rank 0; None on the others.
         client: whose requests `abort` ends.
+        mode: all weights, the adapter, or (`auto`) the adapter where model and servers allow it.
+        falls_back: an adapter that the servers cannot take is no error: all weights go instead.
         say: takes a sentence for each server that is lost or back.
         """
         self._model, self._pool, self._pusher, self._client = model, pool, pusher, client
-        self._world_size, self._say = world_size, say
+        self._mode: SyncMode = "full" if mode == "auto" and adapter_obstacle(model) is not None else mode
+        self._falls_back, self._world_size, self._say = falls_back or mode == "auto", world_size, say
         self._known_lost: frozenset[ServerAddress] | None = None
         """Without the weights since the last push; None: there was none."""
         self._probed_at = -_PROBE_EVERY_S
@@ -150,11 +167,39 @@ class LearnerServers:
         """An error is handed to the other ranks, which wait."""
         assert self._pusher is not None
         try:
-            report = self._pusher.push(merged_tensors(self._model, dtype=self._wire_dtype()), version)
+            report = self._send_adapter(self._pusher, version) if self._mode != "full" else None
+            if report is None:
+                report = self._pusher.push(merged_tensors(self._model, dtype=self._pusher.dtype()), version)
         except UserError as error:
             return error
         self._tell(report)
         return report
+
+    def _send_adapter(self, pusher: WeightPusher, version: int) -> PushReport | None:
+        """None: the servers cannot take one, and from now on all weights go.
+
+        Raises:
+            BackendError: they cannot, and all weights are no alternative; or no server could be reached.
+        """
+        model = self._model
+        assert isinstance(model, PeftModel)
+        obstacle = pusher.adapter_obstacle()
+        if obstacle is None:
+            try:
+                return pusher.push_adapter(
+                    lambda folder: save_adapter(model, folder, base=AdapterBase(path="")),
+                    version,
+                    base=lambda: merged_tensors(model, dtype=pusher.dtype(), merges=False),
+                )
+            except BackendError as error:
+                if not any(control.is_healthy() for control in pusher.controls):
+                    raise
+                obstacle = str(error)
+        if not self._falls_back:
+            raise BackendError(f"the servers take no adapter ({obstacle})", where=WHERE, fix="set fallback_to_full: true, or start them with --enable-lora")
+        self._say(f"{'warning: ' if self._mode == 'adapter' else ''}all weights go to the servers, not the adapter alone: {obstacle}")
+        self._mode = "full"
+        return None
 
     def _tell(self, report: PushReport) -> None:
         known = {address.base_url for address in self._known_lost or ()}
@@ -164,7 +209,3 @@ class LearnerServers:
         for url in report.pushed:
             if url in known:
                 self._say(f"{url} is back, with policy {report.version}")
-
-    def _wire_dtype(self) -> torch.dtype | None:
-        """The servers round wider numbers anyway."""
-        return self._pusher.dtype() if self._pusher is not None else None
