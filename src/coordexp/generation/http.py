@@ -52,4 +52,6 @@ def describe_trouble(error: Exception) -> str:
         return "nothing answers there"
     if isinstance(error, httpx.TimeoutException):
         return "it did not answer in time"
+    if isinstance(error, httpx.DecodingError):
+        return "its answer cannot be read"
     return f"the connection broke ({type(error).__name__})"

@@ -36,7 +36,10 @@ class Control:
         """Raises httpx.HTTPError when it is in trouble, BackendError when it refuses."""
         response = self._client.post(route, json=body, params=query or None)
         check_status(response, self.address)
-        return response.json() if response.content else {}
+        try:
+            return response.json() if response.content else {}
+        except ValueError as error:
+            raise httpx.DecodingError("no JSON", request=response.request) from error
 
     def post_text(self, route: str, body: Any) -> str:
         """For routes that answer in words."""

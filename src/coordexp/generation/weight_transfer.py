@@ -238,7 +238,7 @@ class WeightPusher:
         times: list[float] = [time.perf_counter()]
         control.post("/pause", mode="wait", clear_cache=json.dumps(clears_caches))
         times.append(time.perf_counter())
-        control.post("/start_weight_update")
+        _start_update(control)
         transfer = self._transfers[control.address]
         if isinstance(transfer, SharedMemoryTransfer):
             transfer.send_file(files.path(pairs), checked=checked)
@@ -257,6 +257,15 @@ class WeightPusher:
 
 def _num_bytes(pairs: Sequence[tuple[str, Tensor]]) -> int:
     return sum(tensor.numel() * tensor.element_size() for _, tensor in pairs)
+
+
+def _start_update(control: Control) -> None:
+    try:
+        control.post("/start_weight_update")
+    except httpx.HTTPStatusError:
+        # a push that was cut off has left an update open; what it brought is replaced whole by this one
+        control.post("/finish_weight_update", {"weight_version": "cut off"})
+        control.post("/start_weight_update")
 
 
 def _spread_names(pairs: Sequence[tuple[str, Tensor]]) -> list[str]:
