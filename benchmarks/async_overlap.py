@@ -4,6 +4,8 @@ A simulation with made-up durations drives the product's own queue, clock, windo
 servers, rollouts that take 0.25 to 4 steps, and version windows of 0 to 4. "Free" rows are those where rollouts are not the bottleneck: between two syncs there
 is time for as many rounds of the slowest rank as there are Channel B steps, with 10 % to spare, and the window is at least 1.
 
+Without --quick, synchronous and asynchronous training with a real vLLM server follow (`overlap.real`).
+
     python benchmarks/async_overlap.py [--quick] [--json FILE]
 """
 
@@ -17,7 +19,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from async_overlap_sim.fleet import Outcome, Setting, simulate
+from overlap.fleet import Outcome, Setting, simulate
+from overlap.real import measure
 
 RATIOS = (0.25, 0.5, 0.75, 1.0, 2.0, 4.0)
 WINDOWS = (0, 1, 2, 4)
@@ -79,11 +82,14 @@ def simulate_all(*, is_quick: bool) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer settings of large fleets, and 60 steps instead of 240")
+    parser.add_argument("--quick", action="store_true", help="the simulation alone, with fewer settings of large fleets and fewer steps")
+    parser.add_argument("--steps", type=int, default=50, help="of each run with the real server")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     start = time.perf_counter()
     figures = simulate_all(is_quick=args.quick)
+    if not args.quick:
+        figures |= measure(num_steps=args.steps)
     print(f"\n{time.perf_counter() - start:.0f} s")
     for key, value in figures.items():
         if isinstance(value, int | float):

@@ -73,7 +73,6 @@ def _plain(value: Any) -> Any:
 
 
 TRAIN: tuple[Unbuilt, ...] = (
-    Unbuilt("stage2_ab.channel_b.mode", ("sync", "micro", "step"), "rollouts beside the training", "async"),
     Unbuilt("rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
     Unbuilt("custom.extra.rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
     Unbuilt("training.deepspeed", (None,), "DeepSpeed (it steps its engine inside every backward: wrong with several packs a step)", "zero2.json"),

@@ -10,16 +10,20 @@ _CONTEXT = 6
 """Tokens that are shown before and after the first difference."""
 
 
+class PromptMismatchError(BackendError):
+    """The backend works, on other prompts than the training: trying again changes nothing."""
+
+
 def check_prompt_ids(used: Sequence[int], expected: Sequence[int], *, name: str) -> None:
     """Compare the ids that a backend says it generated from with those of the training encoding.
 
     Raises:
-        BackendError: they differ; shows both sequences around the first difference.
+        PromptMismatchError: they differ; shows both sequences around the first difference.
     """
     if len(used) == len(expected) and all(int(a) == int(b) for a, b in zip(used, expected, strict=True)):
         return
     at = next((place for place, (a, b) in enumerate(zip(used, expected, strict=False)) if int(a) != int(b)), min(len(used), len(expected)))
-    raise BackendError(
+    raise PromptMismatchError(
         f"the backend's prompt differs from the training encoding at token {at}: training ({len(expected)} tokens) {_around(expected, at)}, "
         f"backend ({len(used)} tokens) {_around(used, at)}",
         where=f"rollout of {name}",

@@ -93,6 +93,8 @@ class VllmServerBackend:
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._running: dict[str, ServerAddress] = {}
         """Ids of requests under way."""
+        self._work: set[Future[Any]] = set()
+        """What callers wait for."""
         self._is_closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-client", daemon=True)
@@ -139,7 +141,8 @@ class VllmServerBackend:
 
     def abort(self) -> None:
         """End what is under way: `generate` returns with an error, in whatever thread it waits."""
-        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
+        if not self._is_closed:
+            asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
 
     def close(self) -> None:
         if self._is_closed:
@@ -154,6 +157,7 @@ class VllmServerBackend:
             work.close()
             raise BackendError("the client of the rollout servers is closed")
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._work.add(future)
         try:
             return future.result()
         except BaseException as error:
@@ -161,6 +165,8 @@ class VllmServerBackend:
             if isinstance(error, CancelledError):
                 raise BackendError("the rollouts were called off") from error
             raise
+        finally:
+            self._work.discard(future)
 
     async def _answer_all(self, bodies: Sequence[Mapping[str, Any]]) -> list[_Answer]:
         """In the order of the requests; what a lost server has left open goes to the others."""
@@ -226,9 +232,8 @@ class VllmServerBackend:
             # one that is gone has no requests any more
             with contextlib.suppress(httpx.HTTPError):
                 await client.post("/inference/v1/abort_requests", json={"request_ids": names}, timeout=2.0)
-        for task in asyncio.all_tasks(self._loop):
-            if task is not asyncio.current_task():
-                task.cancel()
+        for future in list(self._work):
+            future.cancel()
 
     async def _shut_down(self) -> None:
         await self._cancel_all()

@@ -3,8 +3,8 @@
 consumes: rounds of samples, in order. produces: ready packs of one version each. waits for: room in the window, the end of a weight sync, room in the queue,
 and after server trouble for its next attempt. unblocked by: the learner's steps and syncs, and `close`.
 
-Server trouble (`BackendError`) is counted and kept, and the same round is tried again, later and later. Anything else ends the thread and is raised where the
-learner waits next.
+Server trouble (`BackendError`) is counted and kept, and the same round is tried again, later and later. Anything else, other prompts than those of the
+training too, ends the thread and is raised where the learner waits next.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Final, Protocol
 
+from coordexp.generation.prompt_ids import PromptMismatchError
 from coordexp.rollout.meeting import ClosedError
 from coordexp.rollout.pace import Recent
 from coordexp.rollout.policy_clock import PolicyClock
@@ -189,6 +190,8 @@ class Actor:
                 self._enter(ActorState.GENERATING, num_requests=current.num_requests)
                 begun = self._meeting.timer.now()
                 current.roll(version)
+        except PromptMismatchError:
+            raise
         except BackendError as error:
             self._wait_after(error)
             return

@@ -331,7 +331,8 @@ class AsyncRollouts:
         """End the actor; returns False when a generation that cannot be interrupted still runs. Twice is harmless."""
         for _ in range(_CLOSE_S):
             # again and again: a generation may have been about to begin
-            self._servers.abort()
+            if self.clock.is_generating:
+                self._servers.abort()
             if self.actor.close(timeout_s=1.0):
                 return True
         self._say(f"warning: the rollouts under way did not end within {_CLOSE_S} s; they end with the process")

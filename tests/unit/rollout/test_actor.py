@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from coordexp.generation.prompt_ids import PromptMismatchError
 from coordexp.rollout.actor import Actor, ActorState, BackOff
 from coordexp.rollout.meeting import Meeting
 from coordexp.rollout.policy_clock import PolicyClock
 from coordexp.rollout.ready_queue import ReadyPack, ReadyQueue
 from coordexp.rollout.window import WindowRule
-from coordexp.types.errors import BackendError, DataError
+from coordexp.types.errors import BackendError, DataError, UserError
 from coordexp.types.sequences import Pack
 
 from .timers import WatchedTimer
@@ -191,12 +192,12 @@ def test_attempts_come_later_and_later() -> None:
     assert [back_off.delay_s(number) for number in (1, 2, 3, 6, 1000)] == [1, 2, 4, 30, 30]
 
 
-def test_any_other_failure_is_raised_where_the_learner_waits(make_rig) -> None:
-    error = DataError("too long", where="train:7")
+@pytest.mark.parametrize("error", [DataError("too long", where="train:7"), PromptMismatchError("another prompt")], ids=["data", "prompt"])
+def test_any_other_failure_is_raised_where_the_learner_waits(make_rig, error: UserError) -> None:
     rig = make_rig(errors={0: [error]})
     rig.rounds.until_one_generates()
     rig.rounds.let_one_end()
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(type(error)) as caught:
         rig.clock.meeting.wait_for(lambda: False, what="packs", timeout_s=10)
     assert caught.value is error
     assert rig.actor.close(timeout_s=30)

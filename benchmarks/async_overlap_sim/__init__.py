@@ -1,1 +1,0 @@
-"""Simulation of the asynchronous actor-learner, used by `benchmarks/async_overlap.py`."""
