@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -155,6 +156,26 @@ def test_a_lost_server_means_channel_a_until_the_weights_were_pushed_again(make_
     assert counts.is_complete
     if sum(kinds):
         assert_within_window(run, 2)
+
+
+@pytest.mark.slow
+def test_with_many_failures_of_servers_the_training_goes_on_and_no_pack_is_lost_from_the_books(make_ab: Stage1Maker, tmp_path: Path) -> None:
+    chance = random.Random(7)
+
+    def fail_often(server: CopyServer) -> None:
+        server.down_generations = frozenset(chance.sample(range(20), 10))
+        server.down_pushes = frozenset(chance.sample(range(1, 30), 10))
+
+    often = ("stage2_ab.channel_b.on_starvation=a_only", "stage2_ab.schedule.b_ratio=0.5", f"{ASYNC}version_window=1")
+    run = run_async(make_ab("training.max_steps=30", "training.save_strategy=no", *often).config, tmp_path / "run", fail_often)
+    steps = events(run.folder)
+    assert len(steps) == 30
+    assert column(run, "prefetch_fail_total")[-1] >= 3
+    assert run.server.num_pushes >= 20
+    assert_within_window(run, 1)
+    assert run.server.version == run.loader.rollouts.clock.version == column(run, "ver_current")[-1]
+    counts = run.loader.rollouts.queue.counts
+    assert counts.produced == counts.consumed + counts.stale + counts.queued + counts.lost
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ class Gates:
         if decision.plan is None:
             return max(begun, 1 + max(state.num_rounds for state in states))
         # seldom, so that durations of a bad time do not hold for ever
-        if not self._wait_for_b and self.num_skipped_in_a_row % _PROBE_EVERY == _PROBE_EVERY - 1:
+        if decision.is_skipped and self.num_skipped_in_a_row % _PROBE_EVERY == _PROBE_EVERY - 1:
             return max(begun, done + 1)
         left = [_left_over(state, decision.plan) for state in states]
         pace = Pace.of([(state.round_s, state.step_s) for state in states])

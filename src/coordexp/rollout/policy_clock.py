@@ -15,7 +15,8 @@ from coordexp.rollout.meeting import Meeting
 class PolicyClock:
     """Version, step and fence.
 
-    Learner: `fence`, `stop_generation`, `allow_rounds`, `resume_generation`, `advance`. Waits in the second for the generation under way; unblocked by its end.
+    Learner: `fence`, `stop_generation`, `allow_rounds`, `revoke_rounds`, `resume_generation`, `advance`. Waits in the second for what is under way; unblocked
+    by its end.
     Actor: `generation`. Waits while the fence is closed to its round; unblocked by `resume_generation`, `allow_rounds` and the end of the run.
     Everyone: the properties.
 
@@ -126,7 +127,12 @@ class PolicyClock:
     def allow_rounds(self, *, below: int) -> None:
         """Let the actor generate the rounds before `below` although the fence is closed: another rank has generated them with this version. The learner's."""
         with self.meeting.changing():
-            self._allowed_below = max(self._allowed_below, below)
+            self._allowed_below = below
+
+    def revoke_rounds(self) -> None:
+        """No longer wait for such rounds: the fence is closed to them, too. The learner's."""
+        with self.meeting.changing():
+            self._allowed_below = self._num_rounds
 
     def resume_generation(self, *, has_synced: bool) -> int:
         """Open the fence; with `has_synced` every server has new weights. The learner's.

@@ -190,6 +190,8 @@ class AsyncRollouts:
             # a version may differ between ranks in no round: else their packs could not be trained on together
             self.clock.allow_rounds(below=most)
             self._meeting.wait_up_to(lambda: self.clock.num_rounds >= most or self.actor.is_stuck, timeout_s=timeout_s)
+            # what could not be made is not begun during the sync
+            self.clock.revoke_rounds()
             self.clock.stop_generation(timeout_s=timeout_s)
         return self._meeting.timer.now() - start
 

@@ -112,6 +112,16 @@ def test_rounds_that_another_rank_has_made_pass_the_fence_with_the_old_version(p
     assert late.result(10) == 1
 
 
+def test_rounds_that_were_given_up_wait_for_the_sync_after_all(pool: ThreadPoolExecutor, timer: WatchedTimer, clock: PolicyClock) -> None:
+    clock.stop_generation(timeout_s=10)
+    clock.allow_rounds(below=2)
+    clock.revoke_rounds()
+    late = pool.submit(generate, clock, 0)
+    timer.until_somebody_waits()
+    clock.resume_generation(has_synced=True)
+    assert late.result(10) == 1
+
+
 def test_a_generation_that_fails_opens_the_fence_and_is_not_counted(clock: PolicyClock) -> None:
     with pytest.raises(ZeroDivisionError), clock.generation(0, timeout_s=10):
         raise ZeroDivisionError
