@@ -171,6 +171,25 @@ def make_stage1(tmp_path: Path, write_stage1: Callable[[Path], Path]) -> Stage1M
     return make
 
 
+@pytest.fixture
+def make_ab(make_stage1: Stage1Maker, scenes_jsonl: Path) -> Stage1Maker:
+    """Configuration of a run of both channels in turn from the shipped checkpoint; overrides win."""
+    from coordexp.models.assets import tiny_checkpoint
+
+    settings = (
+        f"model.model={tiny_checkpoint()}",
+        f"custom.train_jsonl={scenes_jsonl}",
+        f"custom.val_jsonl={scenes_jsonl}",
+        "custom.trainer_variant=stage2_ab_training",
+        "training.learning_rate=1e-4",
+        "stage2_ab.schedule.b_ratio=0.5",
+        "stage2_ab.coord_ce_weight=1.0",
+        "rollout_matching.max_new_tokens=128",
+        "rollout_matching.rollout_infer_batch_size=4",
+    )
+    return lambda *overrides: make_stage1(*settings, *overrides)
+
+
 def _draw_record(folder: Path, name: str, number: int, generator: random.Random) -> dict[str, Any]:
     width, height = _SIZES[number % len(_SIZES)]
     image = Image.new("RGB", (width, height), "white")

@@ -23,7 +23,6 @@ from coordexp.losses.rows import OutputHead, RowQuery, RowResult, plain_rows
 from coordexp.losses.slots import SlotLossWeights
 from coordexp.metrics.registry import REGISTRY
 from coordexp.metrics.specs import RunKind
-from coordexp.models.assets import tiny_checkpoint
 from coordexp.recipes.rollouts import target_settings
 from coordexp.recipes.stage1 import build_trainer, run_stage1
 from coordexp.recipes.stage1_parts import prepare_stage1
@@ -41,23 +40,6 @@ Stage1Maker = Callable[..., Loaded[TrainConfig]]
 
 NOT_REPEATABLE = ("time", "time/", "train_", "runtime", "per_second", "gen_tokens_per_s")
 """Parts of the keys of clocks."""
-
-
-@pytest.fixture
-def make_ab(make_stage1: Stage1Maker, scenes_jsonl: Path) -> Stage1Maker:
-    """A run of both channels in turn from the shipped checkpoint; overrides win."""
-    settings = (
-        f"model.model={tiny_checkpoint()}",
-        f"custom.train_jsonl={scenes_jsonl}",
-        f"custom.val_jsonl={scenes_jsonl}",
-        "custom.trainer_variant=stage2_ab_training",
-        "training.learning_rate=1e-4",
-        "stage2_ab.schedule.b_ratio=0.5",
-        "stage2_ab.coord_ce_weight=1.0",
-        "rollout_matching.max_new_tokens=128",
-        "rollout_matching.rollout_infer_batch_size=4",
-    )
-    return lambda *overrides: make_stage1(*settings, *overrides)
 
 
 def events(run: Path, mode: str = "train") -> list[dict[str, Any]]:

@@ -41,21 +41,11 @@ LOCKSTEP = ("stage2_ab.channel_b.wait_for_b=true", f"{ASYNC}version_window=0")
 
 
 @pytest.fixture
-def make_ab(make_stage1: Maker, scenes_jsonl: Path) -> Maker:
-    """Both channels, from the shipped checkpoint, with rollouts by transformers unless servers are named."""
-    settings = (
-        f"model.model={tiny_checkpoint()}",
-        f"custom.train_jsonl={scenes_jsonl}",
-        f"custom.val_jsonl={scenes_jsonl}",
-        "custom.trainer_variant=stage2_ab_training",
-        "training.learning_rate=1e-4",
-        "training.report_to=none",
-        "stage2_ab.schedule.b_ratio=0.5",
-        "stage2_ab.coord_ce_weight=1.0",
-        "rollout_matching.max_new_tokens=64",
-        "rollout_matching.rollout_infer_batch_size=7",
+def make_ab(make_ab: Maker) -> Maker:
+    """With short answers."""
+    return lambda *overrides: make_ab(
+        "training.report_to=none", "rollout_matching.max_new_tokens=64", "rollout_matching.rollout_infer_batch_size=7", *overrides
     )
-    return lambda *overrides: make_stage1(*settings, *overrides)
 
 
 def asynchronous(*servers: ServerProcess) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ from coordexp.config.train import TrainConfig
 from coordexp.metrics.registry import REGISTRY
 from coordexp.metrics.specs import RunKind
 from coordexp.metrics.stage2 import ASYNC_SETTING
-from coordexp.models.assets import tiny_checkpoint
 from coordexp.recipes.stage1 import run_stage1
 from coordexp.training.channels import ChannelSchedule
 from coordexp.types.errors import BackendError, ConfigError, DataError
@@ -36,21 +35,9 @@ SAMPLED = ("rollout_matching.decoding.temperature=1.0",)
 
 
 @pytest.fixture
-def make_ab(make_stage1: Stage1Maker, scenes_jsonl: Path) -> Stage1Maker:
-    """A run of both channels in turn from the shipped checkpoint; overrides win."""
-    settings = (
-        f"model.model={tiny_checkpoint()}",
-        f"custom.train_jsonl={scenes_jsonl}",
-        f"custom.val_jsonl={scenes_jsonl}",
-        "custom.trainer_variant=stage2_ab_training",
-        "training.learning_rate=1e-4",
-        "training.report_to=none",
-        "stage2_ab.schedule.b_ratio=0.5",
-        "stage2_ab.coord_ce_weight=1.0",
-        "rollout_matching.max_new_tokens=64",
-        "rollout_matching.rollout_infer_batch_size=4",
-    )
-    return lambda *overrides: make_stage1(*settings, *overrides)
+def make_ab(make_ab: Stage1Maker) -> Stage1Maker:
+    """With short answers."""
+    return lambda *overrides: make_ab("training.report_to=none", "rollout_matching.max_new_tokens=64", *overrides)
 
 
 def events(run: Path, mode: str = "train") -> list[dict[str, Any]]:
