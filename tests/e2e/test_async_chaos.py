@@ -14,12 +14,10 @@ import torch
 from coordexp.generation.server_process import ServerProcess
 
 from .bad_network import BadNetwork, Weather
-from .test_async_servers import ASYNC, At, Maker, assert_within_window, events, make_ab, train
+from .test_async_servers import ASYNC, At, Maker, assert_within_window, events, train
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
-
-__all__ = ["make_ab"]  # a fixture
 
 
 def test_faults_cost_channel_b_steps_and_nothing_else(
