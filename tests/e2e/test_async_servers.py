@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from coordexp.recipes.stage2 import build_engine
 from coordexp.training.async_loader import AsyncLoader
 from coordexp.types.progress import NoProgress
 
+from .network import BadNetwork, Weather
+
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 
@@ -48,8 +52,9 @@ def make_ab(make_ab: Maker) -> Maker:
     )
 
 
-def asynchronous(*servers: ServerProcess) -> tuple[str, ...]:
-    urls = ", ".join(f"{{base_url: '{server.options.address.base_url}'}}" for server in servers)
+def asynchronous(*servers: ServerProcess | BadNetwork) -> tuple[str, ...]:
+    ports = [server.port if isinstance(server, BadNetwork) else server.options.port for server in servers]
+    urls = ", ".join(f"{{base_url: 'http://127.0.0.1:{port}'}}" for port in ports)
     return (
         "stage2_ab.channel_b.mode=async",
         "rollout_matching.rollout_backend=vllm",
@@ -182,6 +187,26 @@ def test_a_server_that_is_killed_and_started_again_costs_channel_b_steps_and_not
     assert sum(kinds[30:]) >= 3
     assert loader.rollouts.queue.counts.lost == 0
     assert [line for line in said if "no server took the weights before step 20" in line]
+
+
+def test_twenty_failures_of_the_network_cost_channel_b_steps_and_no_pack_is_lost_from_the_books(
+    make_ab: Maker, vllm_server: ServerProcess, tmp_path: Path
+) -> None:
+    chance = random.Random(3)
+    bad = dict.fromkeys(chance.sample(range(2, 58), 20), Weather.CUT) | dict.fromkeys(chance.sample(range(2, 58), 4), Weather.STALL)
+    settings = (f"{ASYNC}sync_every_steps=2", f"{ASYNC}version_window=1", "stage2_ab.schedule.b_ratio=0.3", "stage2_ab.channel_b.on_starvation=a_only")
+    timeouts = "rollout_matching.vllm.server.infer_timeout_s=3"
+    with BadNetwork(vllm_server.options.port) as network:
+        loaded = make_ab("training.max_steps=60", "training.save_strategy=no", "training.eval_strategy=no", *settings, *asynchronous(network), timeouts)
+        changes = At({step: partial(network.change, bad.get(step, Weather.FAIR)) for step in range(60)})
+        loader, said = train(loaded.config, tmp_path / "run", [changes])
+    steps = events(tmp_path / "run")
+    assert len(steps) == 60
+    assert_within_window(steps, loader, 1)
+    counts = loader.rollouts.queue.counts
+    assert counts.produced == counts.consumed + counts.stale + counts.queued + counts.lost
+    assert counts.consumed > 0
+    assert loader.rollouts.actor.report.num_failures + sum("no server took the weights" in line for line in said) >= 5
 
 
 def test_an_interrupt_ends_a_run_in_the_middle_of_its_rollouts(make_ab: Maker, vllm_server: ServerProcess, tmp_path: Path) -> None:
