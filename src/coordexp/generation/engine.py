@@ -32,7 +32,8 @@ _PROBE = """
 import importlib, importlib.metadata, json, sys
 found = {"missing": [], "problem": None}
 try:
-    import torch, transformers, vllm
+    import vllm
+    import torch, transformers
     found |= {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__, "cuda": torch.cuda.is_available()}
     for label, module in json.loads(sys.argv[1]).items():
         try:

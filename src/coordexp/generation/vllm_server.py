@@ -226,14 +226,13 @@ class VllmServerBackend:
 
     async def _cancel_all(self) -> None:
         running = dict(self._running)
-        for server in set(running.values()):
-            names = [_REQUEST_PREFIX + name for name, owner in running.items() if owner == server]
-            client = self._clients[server.base_url]
-            # one that is gone has no requests any more
-            with contextlib.suppress(httpx.HTTPError):
-                await client.post("/inference/v1/abort_requests", json={"request_ids": names}, timeout=2.0)
         for future in list(self._work):
             future.cancel()
+        for server in set(running.values()):
+            names = [_REQUEST_PREFIX + name for name, owner in running.items() if owner == server]
+            # one that is gone has no requests any more
+            with contextlib.suppress(httpx.HTTPError):
+                await self._clients[server.base_url].post("/inference/v1/abort_requests", json={"request_ids": names}, timeout=2.0)
 
     async def _shut_down(self) -> None:
         await self._cancel_all()
