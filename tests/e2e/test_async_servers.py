@@ -33,7 +33,7 @@ from coordexp.recipes.stage2 import build_engine
 from coordexp.training.async_loader import AsyncLoader
 from coordexp.types.progress import NoProgress
 
-from .network import BadNetwork, Weather
+from .bad_network import BadNetwork
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
@@ -193,12 +193,12 @@ def test_twenty_failures_of_the_network_cost_channel_b_steps_and_no_pack_is_lost
     make_ab: Maker, vllm_server: ServerProcess, tmp_path: Path
 ) -> None:
     chance = random.Random(3)
-    bad = dict.fromkeys(chance.sample(range(2, 58), 20), Weather.CUT) | dict.fromkeys(chance.sample(range(2, 58), 4), Weather.STALL)
+    bad = dict.fromkeys(chance.sample(range(2, 58), 20), "down") | dict.fromkeys(chance.sample(range(2, 58), 4), "stalled")
     settings = (f"{ASYNC}sync_every_steps=2", f"{ASYNC}version_window=1", "stage2_ab.schedule.b_ratio=0.3", "stage2_ab.channel_b.on_starvation=a_only")
     timeouts = "rollout_matching.vllm.server.infer_timeout_s=3"
-    with BadNetwork(vllm_server.options.port) as network:
+    with BadNetwork(("127.0.0.1", vllm_server.options.port)) as network:
         loaded = make_ab("training.max_steps=60", "training.save_strategy=no", "training.eval_strategy=no", *settings, *asynchronous(network), timeouts)
-        changes = At({step: partial(network.change, bad.get(step, Weather.FAIR)) for step in range(60)})
+        changes = At({step: partial(setattr, network, "weather", bad.get(step, "fair")) for step in range(60)})
         loader, said = train(loaded.config, tmp_path / "run", [changes])
     steps = events(tmp_path / "run")
     assert len(steps) == 60
