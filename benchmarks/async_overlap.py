@@ -83,7 +83,7 @@ def simulate_all(*, is_quick: bool) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the simulation alone, with fewer settings of large fleets and fewer steps")
-    parser.add_argument("--steps", type=int, default=50, help="of each run with the real server")
+    parser.add_argument("--steps", type=int, default=24, help="of each run with the real server")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     start = time.perf_counter()

@@ -25,6 +25,8 @@ from coordexp.recipes.stage1 import run_stage1
 from coordexp.types.records import Record
 
 NUM_SCENES = 64
+NUM_RUNS = 2
+"""Of each form."""
 PREFIX = "stage2_ab/async/"
 
 
@@ -41,31 +43,38 @@ def measure(*, num_steps: int) -> dict[str, float]:
             os.sched_setaffinity(0, learner_cores)
             server.wait_ready(timeout_s=300)
             base = write_config(folder, server.options.address.base_url, num_steps=num_steps)
-            sync = read_log(run_stage1(load_config(base, TrainConfig, ["stage2_ab.channel_b.mode=sync"])))
-            overlapped = read_log(run_stage1(load_config(base, TrainConfig, ["stage2_ab.channel_b.mode=async"])))
+            # in turn, so that other work on the machine disturbs both alike
+            logs: dict[str, list[list[dict[str, Any]]]] = {}
+            for mode in ("sync", "async") * NUM_RUNS:
+                logs.setdefault(mode, []).append(read_log(run_stage1(load_config(base, TrainConfig, [f"stage2_ab.channel_b.mode={mode}"]))))
         os.sched_setaffinity(0, cores)
-    last = overlapped[-1]
-    discarded = last[f"{PREFIX}drop_stale_total"] + last[f"{PREFIX}drop_oldest_total"]
-    figures = {f"{name}_{key}": value for name, log in (("sync", sync), ("async", overlapped)) for key, value in summarize(log).items()}
+    sync, overlapped = (summarize(logs[mode]) for mode in ("sync", "async"))
+    ends = [log[-1] for log in logs["async"]]
+    discarded = sum(end[f"{PREFIX}drop_stale_total"] + end[f"{PREFIX}drop_oldest_total"] for end in ends)
     return {
-        "idle_share_sync": figures["sync_idle_share"],
-        "idle_share_async": figures["async_idle_share"],
-        "discarded_share": discarded / max(1.0, last[f"{PREFIX}prefetch_success_total"]),
-        "step_s_sync": figures["sync_step_s"],
-        "step_s_async": figures["async_step_s"],
-        "speedup": figures["sync_step_s"] / figures["async_step_s"],
-        "mean_generate_s": figures["async_generate_s"],
+        "idle_share_sync": sync["idle_share"],
+        "idle_share_async": overlapped["idle_share"],
+        "discarded_share": discarded / max(1.0, sum(end[f"{PREFIX}prefetch_success_total"] for end in ends)),
+        "step_s_sync": sync["step_s"],
+        "step_s_async": overlapped["step_s"],
+        "round_s_sync": sync["round_s"],
+        "round_s_async": overlapped["round_s"],
+        "b_share_async": ends[0]["stage2_ab/b_ratio_realized"],
     }
 
 
-def summarize(log: list[dict[str, Any]]) -> dict[str, float]:
-    """By the clock of the log, without the first steps, in which everything is warmed up. Idle in synchronous form: generation on the server."""
-    before, *log = log[len(log) // 5 :]
-    total_s = (datetime.fromisoformat(log[-1]["time"]) - datetime.fromisoformat(before["time"])).total_seconds()
-    waiting = "time/learner_idle_s" if f"{PREFIX}queue_depth" in before else "time/rollout_generate_s"
-    rounds = [step["time/rollout_generate_s"] for step in log if "time/rollout_generate_s" in step]
-    idle_s = sum(step.get(waiting, 0.0) for step in log)
-    return {"idle_share": idle_s / total_s, "step_s": total_s / len(log), "generate_s": sum(rounds) / max(1, len(rounds))}
+def summarize(logs: list[list[dict[str, Any]]]) -> dict[str, float]:
+    """By the clock of the logs, without the first steps of each, in which everything is warmed up. Idle in synchronous form: generation on the server."""
+    idle_s = total_s = 0.0
+    num_steps, rounds = 0, []
+    for log in logs:
+        before, *rest = log[len(log) // 5 :]
+        total_s += (datetime.fromisoformat(rest[-1]["time"]) - datetime.fromisoformat(before["time"])).total_seconds()
+        waiting = "time/learner_idle_s" if f"{PREFIX}queue_depth" in before else "time/rollout_generate_s"
+        idle_s += sum(step.get(waiting, 0.0) for step in rest)
+        num_steps += len(rest)
+        rounds += [step["time/rollout_generate_s"] for step in rest if "time/rollout_generate_s" in step]
+    return {"idle_share": idle_s / total_s, "step_s": total_s / num_steps, "round_s": sum(rounds) / max(1, len(rounds))}
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -88,11 +97,11 @@ def write_config(folder: Path, url: str, *, num_steps: int) -> Path:
         " effective_batch_size: 16, logging_steps: 1, save_strategy: 'no', report_to: none, use_cpu: true, seed: 3}\n"
         f"custom: {{train_jsonl: {folder}/train.jsonl, trainer_variant: stage2_ab_training}}\n"
         "stage2_ab:\n"
-        "  schedule: {b_ratio: 0.5}\n"
-        "  channel_b: {wait_for_b: true, async: {queue_limit: 6, prefetch_target_packs: 4, version_window: 2, sync_every_steps: 2}}\n"
+        "  schedule: {b_ratio: 0.25}\n"
+        "  channel_b: {wait_for_b: true, async: {queue_limit: 6, prefetch_target_packs: 4, version_window: 1, sync_every_steps: 4}}\n"
         "rollout_matching:\n"
         "  rollout_backend: vllm\n"
-        "  max_new_tokens: 96\n"
+        "  max_new_tokens: 64\n"
         "  rollout_infer_batch_size: 16\n"
         f"  vllm: {{mode: server, server: {{servers: [{{base_url: '{url}'}}]}}}}\n"
     )
