@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,33 @@ def test_a_run_with_a_server_trains_what_a_run_without_one_does(make_ab: Maker, 
     assert [line["step"] for line in on_b] == [2, 4]
     assert all(line["rollout/backend_vllm"] == 1 and line["rollout/backend_hf"] == 0 and line["time/weight_sync_s"] > 0 for line in on_b)
     assert all(line["rollout/gen_new_tokens_total"] > 0 for line in on_b)
+
+
+def test_rollout_matching_runs_on_a_server_too(make_ab: Maker, servers: tuple[str, ...]) -> None:
+    settings = ("custom.trainer_variant=rollout_matching_sft", "stage2_ab=null", "training.max_steps=2", "training.eval_strategy=no")
+    alone, served = run_stage1(make_ab(*settings)), run_stage1(make_ab(*settings, *servers))
+
+    assert without_clocks(served) == without_clocks(alone)
+    steps = [line for line in log_of(served) if line["mode"] == "train" and "loss" in line]
+    assert all(line["rollout/backend_vllm"] == 1 and line["time/weight_sync_s"] > 0 for line in steps)
+
+
+def test_two_learner_processes_share_a_server(make_ab: Maker, servers: tuple[str, ...], tmp_path: Path) -> None:
+    """One step on each channel, and an evaluation; rank 0 pushes for both."""
+    settings = ("training.max_steps=2", "training.per_device_train_batch_size=1", *servers)
+    loaded = make_ab(*settings)
+    alone = run_stage1(loaded)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
+    command = [*launcher, "train", "--config", str(loaded.path), *loaded.overrides, f"training.output_dir={tmp_path}/both"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (both,) = (tmp_path / "both").glob("v0-*/boxes")
+
+    for one, two in zip(without_clocks(alone), without_clocks(both), strict=True):
+        for key in ("loss", "rollout/f1", "rollout/gen_new_tokens_total", "stage2/channel_b", "eval_rollout_f1"):
+            assert two.get(key) == (pytest.approx(one[key], abs=1e-5) if key in one else None), key
+    (first,), (second,) = ([line for line in log_of(run) if line.get("stage2/channel_b") == 1] for run in (alone, both))
+    assert second["rollout/gen_new_tokens_total"] == first["rollout/gen_new_tokens_total"] > 0
 
 
 def test_an_adapter_goes_to_the_server_merged(make_ab: Maker, servers: tuple[str, ...]) -> None:

@@ -125,6 +125,21 @@ def test_with_caches_left_alone_they_are_not(learner, requests) -> None:
     assert ids(learner.backend.generate(requests, SETTINGS)) == ids(expected)
 
 
+def test_a_server_that_knows_nothing_of_the_connection_gets_a_new_one(learner, requests) -> None:
+    """As after a restart that nobody has noticed."""
+    pusher = WeightPusher(learner.pool, transfer="gloo")
+    pusher.push(learner.loaded.model.named_parameters(), 1)
+    pusher.controls[0].post("/shutdown_weight_transfer_engine")
+    learner.train(requests[:8], steps=2)
+
+    report = pusher.push(learner.loaded.model.named_parameters(), 2)
+    pusher.close()
+
+    assert report.skipped == {}
+    expected, found = learner.answers(requests[:12])
+    assert ids(found) == ids(expected)
+
+
 def test_a_push_leaves_the_weights_of_the_learner_as_they_are(learner) -> None:
     before = {name: tensor.clone() for name, tensor in learner.loaded.model.state_dict().items()}
     learner.push(1)

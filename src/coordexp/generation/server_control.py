@@ -30,7 +30,10 @@ class Control:
 
     def __init__(self, address: ServerAddress, *, token: str | None, timeout_s: float) -> None:
         self.address = address
-        self._client = httpx.Client(**client_settings(address, token=token, timeout_s=timeout_s))
+        settings = client_settings(address, token=token, timeout_s=timeout_s)
+        # a connection for each call: the server closes one behind an error without saying so, and the next call would break on it
+        settings["limits"] = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(**settings)
 
     def post(self, route: str, body: Any = None, **query: Any) -> dict[str, Any]:
         """Raises httpx.HTTPError when it is in trouble, BackendError when it refuses."""

@@ -161,17 +161,13 @@ class WeightPusher:
         pushed: list[str] = []
         for control in self._controls.values():
             try:
-                times = send(control) if self._is_reachable(control) else None
-                reason = "nothing answers there"
-            except httpx.HTTPError as error:
-                self._forget(control)
-                times, reason = None, describe_trouble(error)
+                times = self._send_twice(control, send)
             except BackendError as error:
                 self._pool.mark_lost(control.address, error.what)
                 raise
-            if times is None:
-                skipped[control.address.base_url] = reason
-                self._pool.mark_lost(control.address, reason)
+            if isinstance(times, str):
+                skipped[control.address.base_url] = times
+                self._pool.mark_lost(control.address, times)
                 continue
             parts = {name: max(seconds, parts.get(name, 0.0)) for name, seconds in times.items()}
             pushed.append(control.address.base_url)
@@ -179,6 +175,19 @@ class WeightPusher:
             raise self._pool.describe_lost()
         self._num_pushes += 1
         return PushReport(version, time.perf_counter() - start, 0, tuple(pushed), skipped, parts_s=parts)
+
+    def _send_twice(self, control: Control, send: Callable[[Control], dict[str, float]]) -> dict[str, float] | str:
+        """Seconds, or why the server has not got it. A server that was restarted fails once: it knows nothing of the connection; then it gets a new one."""
+        for is_last in (False, True):
+            if not self._is_reachable(control):
+                return "nothing answers there"
+            try:
+                return send(control)
+            except httpx.HTTPError as error:
+                self._forget(control)
+                if is_last or isinstance(error, httpx.TimeoutException):
+                    return describe_trouble(error)
+        raise AssertionError("unreachable")
 
     def close(self) -> None:
         for transfer in self._transfers.values():
