@@ -129,8 +129,8 @@ class Meeting:
         if not self.wait_up_to(is_there, timeout_s=timeout_s):
             raise WaitTimeoutError(f"waited {timeout_s:g} s for {what if isinstance(what, str) else what()}")
 
-    def wait_up_to(self, is_there: Callable[[], bool], *, timeout_s: float) -> bool:
-        """`wait_for` that returns whether it came.
+    def wait_up_to(self, is_there: Callable[[], bool], *, timeout_s: float, raises_failure: bool = True) -> bool:
+        """`wait_for` that returns whether it came; without `raises_failure` a failure of the other side counts as that.
 
         Raises:
             ClosedError: everything was closed.
@@ -139,6 +139,8 @@ class Meeting:
         with self._condition:
             end = self.timer.now() + timeout_s
             while True:
+                if self._failure is not None and not raises_failure:
+                    return True
                 self.check()
                 if is_there():
                     return True

@@ -7,7 +7,7 @@ with `wait_for_b`, packs. unblocked by: the actor. All ranks make the same calls
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -158,9 +158,14 @@ class AsyncRollouts:
     def _exchange(self, step: int) -> list[tuple[RankState, bool]]:
         """The states of all ranks, none of which has failed."""
         states = gather_objects((self._state(step, waited_s=0.0), self._servers.needs_sync), world_size=self._world_size)
-        self._meeting.check()
+        self._raise_own_failure([state for state, _ in states])
         check_states([state for state, _ in states], step=step)
         return states
+
+    def _raise_own_failure(self, states: Sequence[RankState]) -> None:
+        """As it was raised in the actor. Only what all ranks have heard of: they end together."""
+        if states[self._rank].failure is not None:
+            self._meeting.check()
 
     def _state(self, step: int, *, waited_s: float) -> RankState:
         failure, report = self._meeting.failure, self.actor.report
@@ -250,7 +255,7 @@ class AsyncRollouts:
         while True:
             waited_s = self._meeting.timer.now() - start
             states = gather_objects(self._state(step, waited_s=waited_s), world_size=self._world_size)
-            self._meeting.check()
+            self._raise_own_failure(states)
             outlook = self._rule.outlook(step=step, sync_step=self.clock.sync_step)
             decision = self._agree(self._gates.decide(states, step=step, wants_b=wants_b, outlook=outlook), step=step)
             self.queue.want(decision.wanted)
@@ -283,7 +288,7 @@ class AsyncRollouts:
             # packs of several versions are worth asking again: then one version is agreed on
             return (sum(ready.values()) if wanted is None else ready.get(wanted, 0)) >= self._packs_per_step
 
-        self._meeting.wait_up_to(has_enough, timeout_s=min(_ASK_AGAIN_S, self._settings.wait_timeout_s))
+        self._meeting.wait_up_to(has_enough, timeout_s=min(_ASK_AGAIN_S, self._settings.wait_timeout_s), raises_failure=False)
 
     def take(self, plan: StepPlan, fold: MetricFold) -> tuple[ReadyPack, ...]:
         """The packs that were reserved for a Channel B step.

@@ -77,6 +77,7 @@ def test_the_first_failure_of_one_side_is_raised_where_the_other_waits(pool: Thr
     assert waiter.exception(10) is first
     with pytest.raises(ZeroDivisionError):
         meeting.check()
+    assert meeting.wait_up_to(lambda: False, timeout_s=10, raises_failure=False)
 
 
 def test_the_version_goes_up_with_each_completed_sync_alone(clock: PolicyClock) -> None:
