@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
-from coordexp.models.assets import tiny_checkpoint
 from coordexp.recipes.stage1 import run_stage1
 from coordexp.types.errors import BackendError, ConfigError
 from coordexp.types.progress import NoProgress
@@ -29,23 +28,10 @@ LORA = ("tuner.train_type=lora", "tuner.lora_rank=4")
 
 
 @pytest.fixture
-def make_ab(make_stage1: Maker, scenes_jsonl: Path) -> Maker:
-    """Both channels in turn, from the shipped checkpoint."""
-    settings = (
-        f"model.model={tiny_checkpoint()}",
-        f"custom.train_jsonl={scenes_jsonl}",
-        f"custom.val_jsonl={scenes_jsonl}",
-        "custom.trainer_variant=stage2_ab_training",
-        "training.learning_rate=1e-4",
-        "training.max_steps=4",
-        "training.eval_strategy=steps",
-        "training.eval_steps=2",
-        "stage2_ab.schedule.b_ratio=0.5",
-        "stage2_ab.coord_ce_weight=1.0",
-        "rollout_matching.max_new_tokens=96",
-        "rollout_matching.rollout_infer_batch_size=7",
-    )
-    return lambda *overrides: make_stage1(*settings, *overrides)
+def make_run(make_ab: Maker) -> Maker:
+    """Four steps, every other one on rollouts, and two evaluations."""
+    settings = ("training.max_steps=4", "training.eval_strategy=steps", "training.eval_steps=2", "rollout_matching.max_new_tokens=96")
+    return lambda *overrides: make_ab(*settings, *overrides)
 
 
 @pytest.fixture
@@ -78,8 +64,8 @@ def without_clocks(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if not any(part in key for part in (*CLOCKS, "backend_"))} for line in kept]
 
 
-def test_a_run_with_a_server_trains_what_a_run_without_one_does(make_ab: Maker, servers: tuple[str, ...]) -> None:
-    alone, served = run_stage1(make_ab()), run_stage1(make_ab(*servers))
+def test_a_run_with_a_server_trains_what_a_run_without_one_does(make_run: Maker, servers: tuple[str, ...]) -> None:
+    alone, served = run_stage1(make_run()), run_stage1(make_run(*servers))
 
     assert without_clocks(served) == without_clocks(alone)
     first, second = (load_file(run / "final" / "model.safetensors") for run in (alone, served))
@@ -92,19 +78,19 @@ def test_a_run_with_a_server_trains_what_a_run_without_one_does(make_ab: Maker, 
     assert all(line["rollout/gen_new_tokens_total"] > 0 for line in on_b)
 
 
-def test_rollout_matching_runs_on_a_server_too(make_ab: Maker, servers: tuple[str, ...]) -> None:
+def test_rollout_matching_runs_on_a_server_too(make_run: Maker, servers: tuple[str, ...]) -> None:
     settings = ("custom.trainer_variant=rollout_matching_sft", "stage2_ab=null", "training.max_steps=2", "training.eval_strategy=no")
-    alone, served = run_stage1(make_ab(*settings)), run_stage1(make_ab(*settings, *servers))
+    alone, served = run_stage1(make_run(*settings)), run_stage1(make_run(*settings, *servers))
 
     assert without_clocks(served) == without_clocks(alone)
     steps = [line for line in log_of(served) if line["mode"] == "train" and "loss" in line]
     assert all(line["rollout/backend_vllm"] == 1 and line["time/weight_sync_s"] > 0 for line in steps)
 
 
-def test_two_learner_processes_share_a_server(make_ab: Maker, servers: tuple[str, ...], tmp_path: Path) -> None:
+def test_two_learner_processes_share_a_server(make_run: Maker, servers: tuple[str, ...], tmp_path: Path) -> None:
     """One step on each channel, and an evaluation; rank 0 pushes for both."""
     settings = ("training.max_steps=2", "training.per_device_train_batch_size=1", *servers)
-    loaded = make_ab(*settings)
+    loaded = make_run(*settings)
     alone = run_stage1(loaded)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
     command = [*launcher, "train", "--config", str(loaded.path), *loaded.overrides, f"training.output_dir={tmp_path}/both"]
@@ -119,9 +105,9 @@ def test_two_learner_processes_share_a_server(make_ab: Maker, servers: tuple[str
     assert second["rollout/gen_new_tokens_total"] == first["rollout/gen_new_tokens_total"] > 0
 
 
-def test_an_adapter_goes_to_the_server_merged(make_ab: Maker, servers: tuple[str, ...]) -> None:
+def test_an_adapter_goes_to_the_server_merged(make_run: Maker, servers: tuple[str, ...]) -> None:
     settings = (*LORA, "tuner.use_dora=true", "custom.coord_offset.enabled=true", "stage2_ab.schedule.b_ratio=1.0", "training.max_steps=2")
-    alone, served = run_stage1(make_ab(*settings)), run_stage1(make_ab(*settings, *servers))
+    alone, served = run_stage1(make_run(*settings)), run_stage1(make_run(*settings, *servers))
 
     for one, other in zip(without_clocks(alone), without_clocks(served), strict=True):
         # merged weights round differently in the last bit than base and adapter one after the other
@@ -134,10 +120,10 @@ LANGUAGE = ("tuner.freeze_vit=true", "tuner.freeze_aligner=true")
 
 
 @pytest.mark.parametrize("mode", ["adapter", "auto"])
-def test_plain_lora_goes_to_the_server_as_an_adapter(make_ab: Maker, servers: tuple[str, ...], mode: str) -> None:
+def test_plain_lora_goes_to_the_server_as_an_adapter(make_run: Maker, servers: tuple[str, ...], mode: str) -> None:
     settings = (*LORA, *LANGUAGE, "stage2_ab.schedule.b_ratio=1.0", "training.max_steps=2", "training.eval_strategy=no", "training.save_strategy=no")
     said = Said()
-    alone, served = run_stage1(make_ab(*settings)), run_stage1(make_ab(*settings, *servers, f"rollout_matching.vllm.sync.mode={mode}"), progress=said)
+    alone, served = run_stage1(make_run(*settings)), run_stage1(make_run(*settings, *servers, f"rollout_matching.vllm.sync.mode={mode}"), progress=said)
 
     for one, other in zip(without_clocks(alone), without_clocks(served), strict=True):
         assert other.get("loss", 0.0) == pytest.approx(one.get("loss", 0.0), rel=1e-4)
@@ -145,16 +131,16 @@ def test_plain_lora_goes_to_the_server_as_an_adapter(make_ab: Maker, servers: tu
     assert not any("all weights go to the servers" in sentence for sentence in said.sentences)
 
 
-def test_an_adapter_that_the_server_refuses_goes_merged_or_ends_the_run(make_ab: Maker, servers: tuple[str, ...]) -> None:
+def test_an_adapter_that_the_server_refuses_goes_merged_or_ends_the_run(make_run: Maker, servers: tuple[str, ...]) -> None:
     """The server was started for ranks up to 128."""
     settings = ("tuner.train_type=lora", "tuner.lora_rank=136", *LANGUAGE, "stage2_ab.schedule.b_ratio=1.0", "training.max_steps=1")
     settings = (*settings, "training.eval_strategy=no", "training.save_strategy=no", *servers, "rollout_matching.vllm.sync.mode=adapter")
     said = Said()
-    run_stage1(make_ab(*settings), progress=said)
+    run_stage1(make_run(*settings), progress=said)
     assert any(sentence.startswith("warning: all weights go to the servers, not the adapter alone") and "136" in sentence for sentence in said.sentences)
 
     with pytest.raises(BackendError, match="the servers take no adapter"):
-        run_stage1(make_ab(*settings, "rollout_matching.vllm.sync.fallback_to_full=false"))
+        run_stage1(make_run(*settings, "rollout_matching.vllm.sync.fallback_to_full=false"))
 
 
 @pytest.mark.parametrize(
@@ -168,16 +154,16 @@ def test_an_adapter_that_the_server_refuses_goes_merged_or_ends_the_run(make_ab:
     ],
     ids=["dora", "lora and rows", "rows", "full", "vision tower"],
 )
-def test_an_adapter_is_not_sent_where_more_is_trained(make_ab: Maker, closed_port: int, tmp_path: Path, settings: tuple[str, ...], obstacle: str) -> None:
+def test_an_adapter_is_not_sent_where_more_is_trained(make_run: Maker, closed_port: int, tmp_path: Path, settings: tuple[str, ...], obstacle: str) -> None:
     server = f"rollout_matching.vllm.server.servers=[{{base_url: 'http://127.0.0.1:{closed_port}'}}]"
     mode = ("rollout_matching.rollout_backend=vllm", "rollout_matching.vllm.mode=server", server, "rollout_matching.vllm.sync.mode=adapter")
     with pytest.raises(ConfigError, match=f"vllm.sync.mode: is adapter, and {obstacle}"):
-        run_stage1(make_ab(*settings, *mode))
+        run_stage1(make_run(*settings, *mode))
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_server_that_is_not_there_is_one_sentence_and_no_run_folder(make_ab: Maker, closed_port: int, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_one_sentence_and_no_run_folder(make_run: Maker, closed_port: int, tmp_path: Path) -> None:
     server = f"rollout_matching.vllm.server={{servers: [{{base_url: 'http://127.0.0.1:{closed_port}'}}], timeout_s: 1}}"
     with pytest.raises(BackendError, match=f"http://127.0.0.1:{closed_port}: no rollout server answers within 1 s; start it with 'coordexp rollout-server'"):
-        run_stage1(make_ab("rollout_matching.rollout_backend=vllm", "rollout_matching.vllm.mode=server", server))
+        run_stage1(make_run("rollout_matching.rollout_backend=vllm", "rollout_matching.vllm.mode=server", server))
     assert not (tmp_path / "runs").exists()
