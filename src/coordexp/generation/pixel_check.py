@@ -9,9 +9,11 @@ import base64
 from collections.abc import Sequence
 from dataclasses import replace
 
+import httpx
 import numpy as np
 import torch
 
+from coordexp.generation.http import describe_trouble
 from coordexp.generation.protocol import GenerationRequest
 from coordexp.generation.server_control import Control
 from coordexp.generation.vllm_server import VllmServerBackend
@@ -30,9 +32,16 @@ def check_pixels(control: Control, backend: VllmServerBackend, prompts: Sequence
         The largest difference found.
 
     Raises:
-        BackendError: they differ, or the server did not look at a picture.
+        BackendError: they differ, the server did not look at a picture, or it cannot tell what it sees.
     """
-    dtype = control.describe().dtype
+    try:
+        return _check_pixels(control, backend, prompts, dtype=control.describe().dtype)
+    except httpx.HTTPError as error:
+        what = f"the server does not tell what it sees ({describe_trouble(error)})"
+        raise BackendError(what, where=control.address.base_url, fix="start it with 'coordexp rollout-server', which loads our worker extension") from error
+
+
+def _check_pixels(control: Control, backend: VllmServerBackend, prompts: Sequence[PromptInputs], *, dtype: torch.dtype) -> float:
     largest = 0.0
     for number, prompt in enumerate(prompts):
         # an embedding that is still known would not be computed again

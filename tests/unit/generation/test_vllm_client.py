@@ -17,7 +17,9 @@ from PIL import Image
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.prompts import PromptSpec, build_prompt
 from coordexp.codec.text_tokenizer import TextTokenizer
+from coordexp.generation.pixel_check import check_pixels
 from coordexp.generation.protocol import GenerationRequest
+from coordexp.generation.server_control import Control
 from coordexp.generation.server_pool import ServerAddress, ServerPool
 from coordexp.generation.vllm_server import ModelFacts, VllmServerBackend
 from coordexp.models.assets import tiny_checkpoint
@@ -252,6 +254,12 @@ def test_abort_and_close_end_a_wait_in_another_thread(loaded, requests, serve) -
         assert not thread.is_alive()
     is_over.set()
     assert [error.what for error in errors] == ["the rollouts were called off"]
+
+
+def test_a_server_without_our_extension_is_one_sentence(loaded, serve) -> None:
+    server = serve(lambda body: (500, b"no method coordexp_describe"))
+    with client(loaded, server) as backend, pytest.raises(BackendError, match=r"does not tell what it sees .*; start it with 'coordexp rollout-server'"):
+        check_pixels(Control(server.address, token=None, timeout_s=5), backend, [])
 
 
 def test_what_a_server_cannot_do_is_said_before_it_is_asked(loaded, requests, serve) -> None:
