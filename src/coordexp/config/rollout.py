@@ -145,7 +145,7 @@ class RolloutMatchingSection(Section):
     repetition_penalty: PositiveNumber = 1.0
     """1: none."""
     rollout_infer_batch_size: Positive = 1
-    """Rollouts that are generated together."""
+    """Rollouts that transformers generate together; vLLM servers batch by themselves."""
     repeat_terminate: RepeatTerminateSection = Field(default_factory=RepeatTerminateSection)
     matching: MatchingSection = Field(default_factory=MatchingSection)
     candidate_top_k: Positive = 5

@@ -39,6 +39,9 @@ from coordexp.training.stage2_objective import ChannelObjectives, SoftContext, S
 from coordexp.training.step_loader import StepLoader
 from coordexp.training.weight_sync import LearnerServers
 
+_SERVER_WINDOW = 128
+"""Prompts of an evaluation that are sent to rollout servers together."""
+
 
 def rollout_section(config: TrainConfig) -> RolloutMatchingSection:
     """The section, or its defaults."""
@@ -210,6 +213,8 @@ def build_rollout_eval(config: TrainConfig, parts: Stage1Parts, reader: RolloutR
     """Evaluation by rollouts on the validation set."""
     if parts.val is None:
         return None
-    window = rollout_section(config).rollout_infer_batch_size
+    section = rollout_section(config)
+    # servers batch by themselves, and want enough to do
+    window = section.rollout_infer_batch_size if section.rollout_backend == "hf" else max(section.rollout_infer_batch_size, _SERVER_WINDOW)
     ranks = {"rank": rank, "world_size": world_size}
     return RolloutEval(parts.val, reader, num_records=len(parts.val), seed=config.training.seed, window=window, on_error=parts.skips, **ranks)
