@@ -17,7 +17,7 @@ desc_token_acc_top5 format_token_acc_top5 coord_token_acc_top5 coord_monitor/fli
 coord_monitor/flip_format_to_coord coord_monitor/flip_desc_to_coord coord_monitor/coord_vocab_mass_at_gt_coord coord_monitor/coord_vocab_mass_at_gt_text
 coord_monitor/coord_vocab_mass_at_gt_format coord_monitor/coord_vocab_mass_at_gt_desc pack/num_samples accum/grad_steps accum/current_grad_steps"""
 
-STAGE2_PUBLIC = """time/{rollout_generate_s,rollout_parse_match_s,rollout_teacher_encode_s,post_rollout_pack_s,mask_build_s,forward_s}
+STAGE2_PUBLIC = """time/{rollout_generate_s,rollout_parse_match_s,rollout_teacher_encode_s,post_rollout_pack_s,mask_build_s,forward_s,weight_sync_s}
 rollout/{gen_new_tokens_total,gen_new_tokens_mean,gen_new_tokens_p90,gen_new_tokens_p99,gen_tokens_per_s}
 rollout/{do_sample,temperature,top_p,top_k,decode_greedy,decode_beam,num_beams,max_new_tokens,repetition_penalty,backend_hf,backend_vllm,seed_base}
 rollout/{parse_dropped_invalid,parse_dropped_ambiguous,parse_truncated,parse_truncated_rate,parse_obj_total,parse_obj_valid_frac,parse_obj_drop_frac}
@@ -39,7 +39,7 @@ stage2_ab/channel_b/strict_drop/reason/{missing_desc,missing_geom,wrong_arity,no
 stage2_ab/async/{policy_wants_b,step_kind_b,b_ratio_realized,b_step_skipped_due_to_queue,queue_depth,queue_limit,prefetch_target_packs,ver_current,ver_step}
 stage2_ab/async/{ver_lag,version_window,drop_stale_total,drop_oldest_total,prefetch_success_total,prefetch_fail_total,prefetch_iter_total,prefetch_state}
 stage2_ab/async/{prefetch_last_progress_s_ago,sync_in_progress,infer_inflight,is_prefetch_in_prepare_b,is_prefetch_queue_full,is_prefetch_no_segments}
-stage2_ab/async/is_prefetch_error time/{weight_sync_s,learner_idle_s}"""
+stage2_ab/async/is_prefetch_error time/learner_idle_s"""
 STAGE2_EVAL_PUBLIC = """eval_rollout_{precision,recall,f1,pred_objects,gt_objects,matched,fp,fn}
 eval_rollout_{parse_truncated_rate,parse_dropped_invalid,parse_dropped_ambiguous}
 eval_rollout_{sample_valid_pred_rate,sample_any_match_rate,matched_maskiou_mean}
