@@ -10,6 +10,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,6 +190,21 @@ def make_ab(make_stage1: Stage1Maker, scenes_jsonl: Path) -> Stage1Maker:
         "rollout_matching.rollout_infer_batch_size=4",
     )
     return lambda *overrides: make_stage1(*settings, *overrides)
+
+
+@pytest.fixture
+def train_with_two_processes(tmp_path: Path) -> Callable[..., Path]:
+    """Trains a file, with overrides, in two processes under torchrun into `tmp_path / "both"`; the run folder."""
+
+    def train(config: Path | None, *overrides: str) -> Path:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
+        command = [*launcher, "train", "--config", str(config), *overrides, f"training.output_dir={tmp_path}/both"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (run,) = (tmp_path / "both").glob("v0-*/boxes")
+        return run
+
+    return train
 
 
 def _draw_record(folder: Path, name: str, number: int, generator: random.Random) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +114,7 @@ def test_a_run_resumed_inside_the_schedule_equals_the_straight_one_bit_for_bit(m
 
 
 @pytest.mark.slow
-def test_two_processes_with_unequal_rollouts_equal_one(make_ab: Stage1Maker, tmp_path: Path) -> None:
+def test_two_processes_with_unequal_rollouts_equal_one(make_ab: Stage1Maker, tmp_path: Path, train_with_two_processes: Callable[..., Path]) -> None:
     settings = (
         "training.max_steps=2",
         "training.save_steps=2",
@@ -126,11 +124,7 @@ def test_two_processes_with_unequal_rollouts_equal_one(make_ab: Stage1Maker, tmp
     )
     loaded = make_ab(*settings)
     alone = run_stage1(loaded)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
-    command = [*launcher, "train", "--config", str(loaded.path), *loaded.overrides, f"training.output_dir={tmp_path}/both"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (both,) = (tmp_path / "both").glob("v0-*/boxes")
+    both = train_with_two_processes(loaded.path, *loaded.overrides)
     first, second = events(alone), events(both)
     same = ("loss", "loss/B/ce", "loss/B/coord", "loss/A/coord", "rollout/f1", "rollout/fn_appended", "rollout/gen_new_tokens_p90", "train/samples_total")
     for one, two in zip(first, second, strict=True):

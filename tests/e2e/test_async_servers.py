@@ -126,14 +126,12 @@ def test_in_lockstep_it_is_the_synchronous_training_with_rollouts_by_transformer
     assert [step["stage2_ab/async/step_kind_b"] for step in events(served) if step["mode"] == "train"] == [0, 1, 0, 1]
 
 
-def test_two_learner_processes_share_a_server(make_ab: Maker, vllm_server: ServerProcess, tmp_path: Path) -> None:
+def test_two_learner_processes_share_a_server(
+    make_ab: Maker, vllm_server: ServerProcess, tmp_path: Path, train_with_two_processes: Callable[..., Path]
+) -> None:
     settings = ("training.max_steps=4", "training.per_device_train_batch_size=1", "training.optim=sgd", "training.eval_strategy=no")
     loaded = make_ab(*settings, *LOCKSTEP, *asynchronous(vllm_server))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
-    command = [*launcher, "train", "--config", str(loaded.path), *loaded.overrides, f"training.output_dir={tmp_path}/both"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (both,) = (tmp_path / "both").glob("v0-*/boxes")
+    both = train_with_two_processes(loaded.path, *loaded.overrides)
     alone = run_stage1(make_ab(*settings))
     for one, two in zip(without_clocks(alone), without_clocks(both), strict=True):
         same = ("loss", "loss/B/ce", "loss/A/coord", "rollout/f1", "rollout/gen_new_tokens_p90", "train/samples_total")

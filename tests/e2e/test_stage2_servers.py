@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,16 +85,12 @@ def test_rollout_matching_runs_on_a_server_too(make_run: Maker, servers: tuple[s
     assert all(line["rollout/backend_vllm"] == 1 and line["time/weight_sync_s"] > 0 for line in steps)
 
 
-def test_two_learner_processes_share_a_server(make_run: Maker, servers: tuple[str, ...], tmp_path: Path) -> None:
+def test_two_learner_processes_share_a_server(make_run: Maker, servers: tuple[str, ...], tmp_path: Path, train_with_two_processes: Callable[..., Path]) -> None:
     """One step on each channel, and an evaluation; rank 0 pushes for both."""
     settings = ("training.max_steps=2", "training.per_device_train_batch_size=1", *servers)
     loaded = make_run(*settings)
     alone = run_stage1(loaded)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
-    command = [*launcher, "train", "--config", str(loaded.path), *loaded.overrides, f"training.output_dir={tmp_path}/both"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (both,) = (tmp_path / "both").glob("v0-*/boxes")
+    both = train_with_two_processes(loaded.path, *loaded.overrides)
 
     for one, two in zip(without_clocks(alone), without_clocks(both), strict=True):
         for key in ("loss", "rollout/f1", "rollout/gen_new_tokens_total", "stage2/channel_b", "eval_rollout_f1"):

@@ -107,14 +107,10 @@ def test_a_missing_image_is_told_at_the_start_and_left_out(make_poisoned: Stage1
 
 
 @pytest.mark.slow
-def test_two_processes_skip_what_one_skips(make_poisoned: Stage1Maker, tmp_path: Path) -> None:
+def test_two_processes_skip_what_one_skips(make_poisoned: Stage1Maker, tmp_path: Path, train_with_two_processes: Callable[..., Path]) -> None:
     settings = [SKIP, "training.max_steps=3", "training.save_strategy=no", "training.per_device_train_batch_size=1", "training.effective_batch_size=4"]
     alone = run_stage1(make_poisoned(*settings))
-    paths = [f"custom.train_jsonl={tmp_path}/poisoned/train.jsonl", f"training.output_dir={tmp_path}/both"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
-    done = subprocess.run([*launcher, "train", "--config", str(tmp_path / "stage1.yaml"), *settings, *paths], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (both,) = (tmp_path / "both").glob("v0-*/boxes")
+    both = train_with_two_processes(tmp_path / "stage1.yaml", *settings, f"custom.train_jsonl={tmp_path}/poisoned/train.jsonl")
     assert losses(both) == pytest.approx(losses(alone), rel=1e-5)
     assert skipped(both, "data/skipped_samples") == skipped(alone, "data/skipped_samples")
     assert summary(both)["skipped"] == summary(alone)["skipped"]

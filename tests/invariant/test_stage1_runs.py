@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,15 +138,13 @@ def test_the_best_checkpoint_can_be_chosen_by_detection(make_stage1: Stage1Maker
 
 
 @pytest.mark.slow
-def test_two_processes_detect_what_one_detects(make_stage1: Stage1Maker, scenes_jsonl: Path, tmp_path: Path) -> None:
+def test_two_processes_detect_what_one_detects(
+    make_stage1: Stage1Maker, scenes_jsonl: Path, tmp_path: Path, train_with_two_processes: Callable[..., Path]
+) -> None:
     settings = ["training.max_steps=1", "training.eval_strategy=steps", "training.eval_steps=1", "training.eval_on_start=true", "training.save_strategy=no"]
     overrides = [f"model.model={tiny_checkpoint()}", f"custom.val_jsonl={scenes_jsonl}", *settings, *DETECTION, "custom.eval_detection.max_new_tokens=96"]
     alone = run_stage1(make_stage1(*overrides))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "coordexp"]
-    command = [*launcher, "train", "--config", str(tmp_path / "stage1.yaml"), *overrides, f"training.output_dir={tmp_path}/both"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (both,) = (tmp_path / "both").glob("v0-*/boxes")
+    both = train_with_two_processes(tmp_path / "stage1.yaml", *overrides)
     first, second = (next(event for event in events(run) if "eval_det_f1" in event) for run in (alone, both))
     found = {key for key in first if key.startswith("eval_det_")}
     assert {key: first[key] for key in found} == {key: second[key] for key in found}
