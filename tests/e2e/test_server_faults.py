@@ -15,7 +15,8 @@ from coordexp.data.jsonl import read_records
 from coordexp.generation.protocol import GenerationRequest
 from coordexp.generation.server_pool import ServerAddress, ServerPool
 from coordexp.generation.server_process import ServerProcess
-from coordexp.generation.vllm_server import ModelFacts, VllmServerBackend
+from coordexp.generation.vllm_requests import ModelFacts
+from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.generation.weight_transfer import WeightPusher
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model

@@ -22,7 +22,8 @@ from coordexp.generation.pixel_check import check_pixels
 from coordexp.generation.prompt_batch import collate_prompts
 from coordexp.generation.protocol import GenerationRequest
 from coordexp.generation.server_pool import ServerAddress, ServerPool
-from coordexp.generation.vllm_server import ModelFacts, VllmServerBackend
+from coordexp.generation.vllm_requests import ModelFacts
+from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.generation.weight_transfer import TransferName, WeightPusher
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -12,11 +11,11 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coordexp.generation.engine_options import EngineOptions, as_flags, engine_arguments, engine_environment
 from coordexp.generation.server_pool import ServerAddress
 from coordexp.types.errors import BackendError, ConfigError
 from coordexp.types.processes import Child, start_process
 
-EXTENSION = "coordexp.generation.worker_extension.WorkerExtension"
 MIDDLEWARE = "coordexp.generation.server_guard.RequireToken"
 POLICY_NAME = "policy"
 """What the server calls the model."""
@@ -25,35 +24,17 @@ _STOP_S = 8.0
 _POLL_S = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions(EngineOptions):
     """Example: `ServerOptions(model=Path("ckpt/tiny"), port=8000, device="cpu")`"""
 
-    model: Path
     port: int
     host: str = "127.0.0.1"
-    device: str = "cpu"
-    """`cpu`, or GPU numbers: `0,1`."""
-    dtype: str = "auto"
-    tensor_parallel: int = 1
     data_parallel: int = 1
-    gpu_memory_utilization: float = 0.9
-    max_model_len: int | None = None
-    max_num_seqs: int = 64
-    enforce_eager: bool = False
-    prefix_caching: bool = True
     lora: bool = False
-    kv_cache_mb: int = 128
-    """Of the key and value memory on a CPU."""
-    transfer: str | None = None
-    """Weight-transfer engine; None: `nccl` on GPUs, ours on a CPU."""
     token: str | None = None
     extra: tuple[str, ...] = field(default=())
     """More arguments for vLLM."""
-
-    @property
-    def is_cpu(self) -> bool:
-        return self.device == "cpu"
 
     @property
     def address(self) -> ServerAddress:
@@ -92,27 +73,10 @@ def check_port(host: str, port: int, *, where: str = "--port") -> None:
 
 def build_command(python: Path, options: ServerOptions) -> list[str]:
     """VLLM's own server with our worker extension."""
-    backend = options.transfer or ("coordexp" if options.is_cpu else "nccl")
-    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.model), "--served-model-name", POLICY_NAME]
-    command += ["--host", options.host, "--port", str(options.port), "--dtype", options.dtype, "--generation-config", "vllm"]
-    command += ["--limit-mm-per-prompt", json.dumps({"image": 1, "video": 0}), "--max-num-seqs", str(options.max_num_seqs)]
-    command += [
-        "--worker-extension-cls",
-        EXTENSION,
-        "--weight-transfer-config",
-        json.dumps({"backend": backend}),
-        "--disable-uvicorn-access-log",
-        "--enable-scale-out",
-    ]
-    command += ["--enable-prefix-caching" if options.prefix_caching else "--no-enable-prefix-caching"]
-    if options.is_cpu:
-        # the default share of the memory refuses to start on a busy machine; the cache is sized by itself
-        command += ["--enforce-eager", "--kv-cache-memory-bytes", str(options.kv_cache_mb * 1024**2), "--gpu-memory-utilization", "0.2"]
-    else:
-        command += ["--tensor-parallel-size", str(options.tensor_parallel), "--data-parallel-size", str(options.data_parallel)]
-        command += ["--gpu-memory-utilization", str(options.gpu_memory_utilization), *(["--enforce-eager"] if options.enforce_eager else [])]
-    if options.max_model_len is not None:
-        command += ["--max-model-len", str(options.max_model_len)]
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", *as_flags(engine_arguments(options)), "--served-model-name", POLICY_NAME]
+    command += ["--host", options.host, "--port", str(options.port), "--disable-uvicorn-access-log", "--enable-scale-out"]
+    if not options.is_cpu:
+        command += ["--data-parallel-size", str(options.data_parallel)]
     if options.lora:
         command += ["--enable-lora", "--max-lora-rank", "128"]
     if options.token is not None:
@@ -122,21 +86,10 @@ def build_command(python: Path, options: ServerOptions) -> list[str]:
 
 def build_environment(options: ServerOptions) -> dict[str, str]:
     """What vLLM reads from the environment; what the user has set stands."""
-    own = {
-        "VLLM_SERVER_DEV_MODE": "1",  # the control routes
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_HOST_IP": "127.0.0.1",
-    }
+    own = {**engine_environment(is_cpu=options.is_cpu), "VLLM_SERVER_DEV_MODE": "1"}  # the control routes
     if options.lora:
         own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
-    if options.is_cpu:
-        # bound threads would all sit on the first processor beside whatever else runs there
-        own |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "CUDA_VISIBLE_DEVICES": ""}
-    else:
-        own["CUDA_VISIBLE_DEVICES"] = options.device
+    own["CUDA_VISIBLE_DEVICES"] = "" if options.is_cpu else options.device
     forced = {"VLLM_SERVER_DEV_MODE", "CUDA_VISIBLE_DEVICES"}
     result = {**own, **os.environ} | {name: own[name] for name in forced & own.keys()}
     clone = Path(__file__).resolve().parents[3]

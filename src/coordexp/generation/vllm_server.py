@@ -17,27 +17,19 @@ import uuid
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import httpx
-import numpy as np
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from coordexp.batching.pictures import PatchLayout, encode_png, restore_picture
-from coordexp.codec.pieces import decode_pieces
+from coordexp.batching.pictures import encode_png
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.generation.http import check_status, client_settings, describe_trouble
-from coordexp.generation.loop_limits import cut_loop, server_repetition
-from coordexp.generation.prompt_ids import check_prompt_ids
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
 from coordexp.generation.server_pool import ServerAddress, ServerPool
-from coordexp.generation.stop_tokens import stop_token_ids
+from coordexp.generation.vllm_requests import ModelFacts, check_settings, pictures_of, read_sample, sampling_parameters, unexpanded_ids
 from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
-from coordexp.types.sequences import PromptInputs
-
-if TYPE_CHECKING:
-    from coordexp.models.load import LoadedModel
 
 T = TypeVar("T")
 
@@ -49,26 +41,6 @@ _ATTEMPTS = 3
 
 class ServerLostError(Exception):
     """A server is given up for now; internal to the pool's users."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What the learner's checkpoint decides about requests."""
-
-    checkpoint: str
-    image_token_id: int
-    stop_ids: tuple[int, ...]
-    layout: PatchLayout
-
-    @classmethod
-    def of(cls, loaded: LoadedModel) -> ModelFacts:
-        """Of the learner's model."""
-        return cls(
-            checkpoint=str(loaded.path),
-            image_token_id=int(loaded.processor.image_token_id),
-            stop_ids=tuple(stop_token_ids(loaded.model, loaded.tokenizer)),
-            layout=PatchLayout.of(loaded.processor.image_processor),
-        )
 
 
 class VllmServerBackend:
@@ -119,8 +91,7 @@ class VllmServerBackend:
         """
         if with_trace:
             raise BackendError("rollouts on servers come without token probabilities", fix="use rollout_backend: hf where they are needed")
-        if settings.num_beams > 1:
-            raise BackendError("a vLLM server has no beam search", fix="set decode_mode: greedy, or rollout_backend: hf")
+        check_settings(settings)
         if not requests:
             return []
         bodies = [self._body(request, settings) for request in requests]
@@ -240,45 +211,27 @@ class VllmServerBackend:
             await client.aclose()
 
     def _body(self, request: GenerationRequest, settings: GenerationSettings) -> dict[str, Any]:
-        sampling: dict[str, Any] = {
-            "max_tokens": settings.max_new_tokens,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,
-            "repetition_penalty": settings.repetition_penalty,
-            "stop_token_ids": list(self._facts.stop_ids),
-            "skip_special_tokens": False,
-            "detokenize": False,
-        }
-        if settings.temperature > 0:
-            sampling["seed"] = request.seed
-        if settings.repeat is not None:
-            sampling["repetition_detection"] = server_repetition(settings.repeat)
-        pictures = [_as_url(encode_png(restore_picture(image, self._facts.layout))) for image in request.prompt.images]
+        pictures = [_as_url(encode_png(picture)) for picture in pictures_of(request.prompt, facts=self._facts)]
         return {
-            "token_ids": _unexpanded(request.prompt, self._facts.image_token_id),
+            "token_ids": unexpanded_ids(request.prompt, facts=self._facts),
             "content_parts": [{"type": "image_url", "url": url} for url in pictures],
-            "sampling_params": sampling,
+            "sampling_params": sampling_parameters(request, settings, facts=self._facts),
             "return_token_ids": True,
         }
 
     def _sample(self, request: GenerationRequest, answer: _Answer, settings: GenerationSettings) -> GenerationSample:
-        expected = request.prompt.token_ids.tolist()
-        check_prompt_ids(answer.prompt_ids, expected, name=f"{request.id} by {answer.server}")
         if answer.finish_reason == "abort":
             raise BackendError("the server called a rollout off", where=answer.server)
-        ids = answer.token_ids
-        has_stopped = bool(ids) and ids[-1] in self._facts.stop_ids
-        ids = ids[:-1] if has_stopped else ids
-        sample = GenerationSample(
-            prompt_ids=tuple(expected),
-            response_ids=ids,
-            text=decode_pieces(ids, tokenizer=self.text_tokenizer).text,
-            finish_reason="stop" if has_stopped else "length",
-            seed=request.seed,
-            policy_version=answer.version,
+        return read_sample(
+            request,
+            settings,
+            prompt_ids=answer.prompt_ids,
+            token_ids=answer.token_ids,
+            version=answer.version,
+            engine=answer.server,
+            facts=self._facts,
+            tokenizer=self.text_tokenizer,
         )
-        return sample if settings.repeat is None else cut_loop(sample, settings.repeat, tokenizer=self.text_tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,14 +275,6 @@ async def _all_or_first_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _unexpanded(prompt: PromptInputs, image_token_id: int) -> list[int]:
-    """The ids with one placeholder for each image, which the server expands by itself."""
-    ids = prompt.token_ids
-    is_repeated = np.zeros(len(ids), dtype=bool)
-    is_repeated[1:] = (ids[1:] == image_token_id) & (ids[:-1] == image_token_id)
-    return ids[~is_repeated].tolist()
 
 
 def _as_url(png: bytes) -> str:

@@ -17,7 +17,8 @@ from coordexp.generation.hf import HfBackend
 from coordexp.generation.protocol import GenerationRequest
 from coordexp.generation.server_pool import ServerPool
 from coordexp.generation.server_process import ServerOptions, ServerProcess
-from coordexp.generation.vllm_server import ModelFacts, VllmServerBackend
+from coordexp.generation.vllm_requests import ModelFacts
+from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import load_model
 from coordexp.models.pretrain_data import scale_scene

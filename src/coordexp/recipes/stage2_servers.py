@@ -16,7 +16,8 @@ from coordexp.data.odd_pictures import write_odd_pictures
 from coordexp.generation.http import TOKEN_VARIABLE
 from coordexp.generation.pixel_check import check_pixels
 from coordexp.generation.server_pool import ServerAddress, ServerPool
-from coordexp.generation.vllm_server import ModelFacts, VllmServerBackend
+from coordexp.generation.vllm_requests import ModelFacts
+from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.generation.weight_transfer import WeightPusher
 from coordexp.models.load import LoadedModel
 from coordexp.recipes.stage1_parts import Stage1Parts

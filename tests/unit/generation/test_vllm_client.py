@@ -21,7 +21,8 @@ from coordexp.generation.pixel_check import check_pixels
 from coordexp.generation.protocol import GenerationRequest
 from coordexp.generation.server_control import Control
 from coordexp.generation.server_pool import ServerAddress, ServerPool
-from coordexp.generation.vllm_server import ModelFacts, VllmServerBackend
+from coordexp.generation.vllm_requests import ModelFacts
+from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model
 from coordexp.types.errors import BackendError

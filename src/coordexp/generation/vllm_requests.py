@@ -1,0 +1,127 @@
+"""What a request to vLLM holds and what is read from its answer, whether the engine is a server or lives in this process.
+
+The prompt goes as the ids of the training encoding and the picture as the pixels of the training encoding (what its patches hold); vLLM expands the
+placeholders of pictures by itself, and the ids that it generated from must be those of the training again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from coordexp.batching.pictures import PatchLayout, restore_picture
+from coordexp.codec.pieces import decode_pieces
+from coordexp.codec.text_tokenizer import TextTokenizer
+from coordexp.generation.loop_limits import cut_loop, server_repetition
+from coordexp.generation.prompt_ids import check_prompt_ids
+from coordexp.generation.protocol import GenerationRequest
+from coordexp.generation.stop_tokens import stop_token_ids
+from coordexp.types.errors import BackendError
+from coordexp.types.rollouts import GenerationSample, GenerationSettings
+from coordexp.types.sequences import PromptInputs
+
+if TYPE_CHECKING:
+    from coordexp.models.load import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the learner's checkpoint decides about requests."""
+
+    checkpoint: str
+    image_token_id: int
+    stop_ids: tuple[int, ...]
+    layout: PatchLayout
+
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> ModelFacts:
+        """Of the learner's model."""
+        return cls(
+            checkpoint=str(loaded.path),
+            image_token_id=int(loaded.processor.image_token_id),
+            stop_ids=tuple(stop_token_ids(loaded.model, loaded.tokenizer)),
+            layout=PatchLayout.of(loaded.processor.image_processor),
+        )
+
+
+def check_settings(settings: GenerationSettings) -> None:
+    """Raises BackendError when vLLM cannot do it."""
+    if settings.num_beams > 1:
+        raise BackendError("vLLM has no beam search", fix="set decode_mode: greedy, or rollout_backend: hf")
+
+
+def sampling_parameters(request: GenerationRequest, settings: GenerationSettings, *, facts: ModelFacts) -> dict[str, Any]:
+    """By vLLM's names."""
+    sampling: dict[str, Any] = {
+        "max_tokens": settings.max_new_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "repetition_penalty": settings.repetition_penalty,
+        "stop_token_ids": list(facts.stop_ids),
+        "skip_special_tokens": False,
+        "detokenize": False,
+    }
+    if settings.temperature > 0:
+        sampling["seed"] = request.seed
+    if settings.repeat is not None:
+        sampling["repetition_detection"] = server_repetition(settings.repeat)
+    return sampling
+
+
+def unexpanded_ids(prompt: PromptInputs, *, facts: ModelFacts) -> list[int]:
+    """The ids with one placeholder for each picture."""
+    ids = prompt.token_ids
+    is_repeated = np.zeros(len(ids), dtype=bool)
+    is_repeated[1:] = (ids[1:] == facts.image_token_id) & (ids[:-1] == facts.image_token_id)
+    return ids[~is_repeated].tolist()
+
+
+def pictures_of(prompt: PromptInputs, *, facts: ModelFacts) -> list[Image.Image]:
+    """The pictures as the training sees them, at sizes that the image processor leaves alone."""
+    return [restore_picture(image, facts.layout) for image in prompt.images]
+
+
+def read_sample(
+    request: GenerationRequest,
+    settings: GenerationSettings,
+    *,
+    prompt_ids: Sequence[int],
+    token_ids: tuple[int, ...],
+    version: int,
+    engine: str,
+    facts: ModelFacts,
+    tokenizer: TextTokenizer,
+) -> GenerationSample:
+    """The sample of an answer.
+
+    Args:
+        request: what was asked.
+        settings: how.
+        prompt_ids: what the engine says it generated from.
+        token_ids: what it generated, with the stop token.
+        version: of the weights.
+        engine: names it in errors.
+        facts: of the learner's model.
+        tokenizer: decodes.
+
+    Raises:
+        PromptMismatchError: it generated from another prompt.
+    """
+    expected = request.prompt.token_ids.tolist()
+    check_prompt_ids(prompt_ids, expected, name=f"{request.id} by {engine}")
+    has_stopped = bool(token_ids) and token_ids[-1] in facts.stop_ids
+    ids = token_ids[:-1] if has_stopped else token_ids
+    sample = GenerationSample(
+        prompt_ids=tuple(expected),
+        response_ids=ids,
+        text=decode_pieces(ids, tokenizer=tokenizer).text,
+        finish_reason="stop" if has_stopped else "length",
+        seed=request.seed,
+        policy_version=version,
+    )
+    return sample if settings.repeat is None else cut_loop(sample, settings.repeat, tokenizer=tokenizer)
