@@ -24,6 +24,8 @@ class AddedTokenLike(Protocol):
     def single_word(self) -> bool: ...
     @property
     def normalized(self) -> bool: ...
+    @property
+    def special(self) -> bool: ...
 
 
 class EncodingLike(Protocol):
@@ -144,6 +146,10 @@ class TextTokenizer:
         added = self._backend.get_added_tokens_decoder()
         tokens = [added.get(token_id) for token_id in token_ids]
         return all(token is not None and not (token.lstrip or token.rstrip or token.single_word or token.normalized) for token in tokens)
+
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that stand for no text of their own: the end, placeholders, coordinates."""
+        return frozenset(token_id for token_id, token in self._backend.get_added_tokens_decoder().items() if token.special)
 
     def pieces(self, token_ids: Sequence[int]) -> list[bytes]:
         return [self.piece(token_id) for token_id in token_ids]
