@@ -166,3 +166,25 @@ def test_a_finished_run_is_not_repeated_unless_asked(write_run, capsys: pytest.C
     assert "other settings, data or weights" in capsys.readouterr().err
     assert run(path, "infer.limit=2", "--overwrite") == 0
     assert len(read_lines(folder)) == 2
+
+
+def test_expected_coordinates_lie_near_the_written_bins_and_between_them(write_run, capsys: pytest.CaptureFixture[str]) -> None:
+    exact: dict[str, list[float]] = {}
+    texts = {}
+    for decode in ("argmax", "expectation"):
+        path, folder = write_run(decode, coord_decode=decode)
+        assert run(path) == 0
+        lines = read_lines(folder)
+        texts[decode] = [line["raw_output"] for line in lines]
+        exact[decode] = [value for line in lines for item in line["pred"] for value in item["points_exact"]]
+        assert read_json(folder / "summary.json")["coord_decode"] == decode
+    assert texts["argmax"] == texts["expectation"]
+    assert len(exact["argmax"]) == len(exact["expectation"]) > 0
+    bin_width = 95 / 999
+    distances = [abs(a - b) for a, b in zip(exact["argmax"], exact["expectation"], strict=True)]
+    assert 0 < max(distances) <= 24 * bin_width
+    assert any(abs(value / bin_width - round(value / bin_width)) > 0.05 for value in exact["expectation"])
+    path, folder = write_run("text", space="pixel", coord_decode="expectation")
+    assert run(path) == 2
+    assert "no coordinate tokens to take the expectation over in mode text" in capsys.readouterr().err
+    assert not folder.exists()

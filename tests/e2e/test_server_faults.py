@@ -93,7 +93,7 @@ def learner(loaded: LoadedModel, vllm_server: ServerProcess) -> Iterator[Learner
 def test_a_server_that_fails_is_lost_and_asked_nothing_until_it_has_the_weights(learner: Learner, requests, weather: Weather, said: str) -> None:
     expected = learner.backend.generate(requests, SETTINGS)
     learner.network.weather = weather
-    with pytest.raises(BackendError, match="no rollout server can be used") as error:
+    with pytest.raises(BackendError, match="no server can be used") as error:
         learner.backend.generate(requests, SETTINGS)
     assert learner.network.url in str(error.value)
     assert any(part in str(error.value) for part in said.split("|"))
@@ -101,7 +101,7 @@ def test_a_server_that_fails_is_lost_and_asked_nothing_until_it_has_the_weights(
 
     learner.network.weather = "fair"
     before = learner.network.num_connections
-    with pytest.raises(BackendError, match="no rollout server can be used"):
+    with pytest.raises(BackendError, match="no server can be used"):
         learner.backend.generate(requests, SETTINGS)
     assert learner.network.num_connections == before
 
@@ -122,7 +122,7 @@ def test_a_slow_network_costs_time_alone(learner: Learner, requests) -> None:
 def test_a_push_into_a_failing_network_is_an_error_and_the_next_one_mends_it(learner: Learner, requests, weather: Weather) -> None:
     expected = learner.backend.generate(requests, SETTINGS)
     learner.network.weather = weather
-    with pytest.raises(BackendError, match="no rollout server can be used"):
+    with pytest.raises(BackendError, match="no server can be used"):
         learner.push(2)
     assert learner.is_lost()
     learner.network.weather = "fair"

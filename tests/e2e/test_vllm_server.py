@@ -206,7 +206,7 @@ def test_a_server_with_the_weights_of_another_learner_is_not_believed(learner, r
     with pytest.raises(BackendError, match="answers with the weights 99, not 0: it was restarted, or another learner uses it"):
         learner.backend.generate(requests[:4], SETTINGS)
 
-    with pytest.raises(BackendError, match="no rollout server can be used"):  # it is asked nothing more
+    with pytest.raises(BackendError, match="no server can be used"):  # it is asked nothing more
         learner.backend.generate(requests[:1], SETTINGS)
     learner.push(5)
     assert len(learner.backend.generate(requests[:4], SETTINGS)) == 4

@@ -37,7 +37,9 @@ def infer(
     repetition_penalty: Annotated[float | None, typer.Option("--repetition_penalty", "--repetition-penalty")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch_size")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start a finished run again.")] = False,
+    shard: Annotated[str | None, typer.Option("--shard", help="i/n: only the i-th of n parts; 'coordexp merge' puts them together.")] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with what an interrupted run has written, or start it again.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again whatever lies there.")] = False,
 ) -> None:
     """Detect objects on the images of a data file; flags win over the file.
 
@@ -67,6 +69,7 @@ def infer(
             "infer.generation.repetition_penalty": ("--repetition_penalty", repetition_penalty),
             "infer.generation.batch_size": ("--batch-size", batch_size),
             "infer.generation.seed": ("--seed", seed),
+            "infer.shard": ("--shard", shard),
         }
     )
     if config is None:
@@ -74,7 +77,7 @@ def infer(
     loaded = load_config(config, InferConfig, [*(overrides or []), *flags])
     from coordexp.recipes.infer import run_pipeline
 
-    run_pipeline(loaded, overwrite=overwrite, progress=console_progress())
+    run_pipeline(loaded, overwrite=overwrite, resume=resume, progress=console_progress())
 
 
 def _run_of_flags(gt_jsonl: Path | None, model_checkpoint: str | None, mode: str | None, out: Path | None) -> list[Override]:

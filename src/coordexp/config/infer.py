@@ -97,14 +97,16 @@ class InferSection(Section):
     prompt_labels: tuple[Text, ...] | Literal["none", "all", "gt"] = "none"
     """Category list in the prompt: given names, all categories of the file, or those of the image."""
     coord_decode: Literal["argmax", "expectation"] = "argmax"
-    """Most probable bin, or expectation around it."""
+    """The bin that was written, or the expectation around the most probable one, unrounded in `points_exact`; mode coord only."""
     coord_decode_window: Positive = 24
     """Expectation only: bins on each side of the mode."""
     constrain: Literal["off", "json"] = "off"
     """Let the model write nothing but the format."""
     repeat_terminate: RepeatTerminateSection = Field(default_factory=RepeatTerminateSection)
     shard: Text | None = None
-    """`i/n`: only whole windows of the i-th of n parts."""
+    """`i/n`, i from 1: only the i-th of n parts, into `shards/i-of-n`; `coordexp merge` puts them together."""
+    num_workers: Positive = 1
+    """Threads that read and prepare images while the model generates."""
 
 
 class ArtifactsSection(Section):

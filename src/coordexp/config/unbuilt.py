@@ -81,7 +81,5 @@ TRAIN: tuple[Unbuilt, ...] = (
 INFER: tuple[Unbuilt, ...] = (
     Unbuilt("infer.backend.type", ("hf",), "generation by vLLM", "vllm"),
     Unbuilt("infer.mode", ("auto", "coord", "text"), "the native grounding format of stock Qwen3-VL", "native"),
-    Unbuilt("infer.shard", (None,), "shards of one inference run", "0/4"),
-    Unbuilt("infer.coord_decode", ("argmax",), "sub-bin coordinates from probabilities", "expectation"),
     Unbuilt("infer.constrain", ("off",), "constrained decoding", "json"),
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordexp.types.errors import BackendError
+from coordexp.generation.protocol import BackendLostError
 
 _CONTEXT = 6
 """Tokens that are shown before and after the first difference."""
 
 
-class PromptMismatchError(BackendError):
+class PromptMismatchError(BackendLostError):
     """The backend works, on other prompts than the training: trying again changes nothing."""
 
 

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
 from coordexp.types.sequences import PromptInputs
 
 Determinism: TypeAlias = Literal["strict", "best_effort"]
+
+
+class BackendLostError(BackendError):
+    """Nothing more can be generated, whatever is asked: the servers are gone, or answer with other prompts or weights than they should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ class GenerationBackend(Protocol):
             with_trace: fill `GenerationSample.trace`, if the backend has probabilities.
 
         Raises:
-            BackendError: the backend is not reachable, or it ran out of memory.
+            BackendLostError: the backend is not there, or not usable for anything.
+            BackendError: these requests failed, for instance for lack of memory.
         """
         ...
 

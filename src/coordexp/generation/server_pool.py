@@ -10,7 +10,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordexp.types.errors import BackendError, ConfigError
+from coordexp.generation.protocol import BackendLostError
+from coordexp.types.errors import ConfigError
+
+_WHERE = "rollout_matching.vllm.server"
+_FIX = "start the servers again ('coordexp rollout-server'); the learner pushes its weights at the next step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,11 @@ class ServerPool:
         pool.state(pool.addresses[0]).version == 3
     """
 
-    def __init__(self, addresses: Sequence[ServerAddress], *, needs_sync: bool = False) -> None:
-        """`needs_sync`: nothing is sent before the first push.
+    def __init__(self, addresses: Sequence[ServerAddress], *, needs_sync: bool = False, where: str = _WHERE, fix: str = _FIX) -> None:
+        """Args beside the obvious.
+
+        needs_sync: nothing is sent before the first push.
+        where, fix: of the error when no server is left.
 
         Raises:
             ConfigError: there is none, or one twice.
@@ -76,6 +83,7 @@ class ServerPool:
         if len({address.base_url for address in addresses}) != len(addresses) or not addresses:
             raise ConfigError("needs at least one server, each once", where="rollout_matching.vllm.server.servers", fix="give the base_url of each server")
         self.addresses = tuple(addresses)
+        self._where, self._fix = where, fix
         self._lock = threading.Lock()
         self._states = {address.base_url: ServerState(needs_sync=needs_sync) for address in addresses}
 
@@ -111,9 +119,8 @@ class ServerPool:
         with self._lock:
             self._states.update({url: states[url] for url in self._states})
 
-    def describe_lost(self) -> BackendError:
+    def describe_lost(self) -> BackendLostError:
         """The error for: no server is left."""
         states = self.snapshot()
         lost = ", ".join(f"{url} ({state.last_error or 'no weights were pushed yet'})" for url, state in states.items() if state.needs_sync)
-        fix = "start the servers again ('coordexp rollout-server'); the learner pushes its weights at the next step"
-        return BackendError(f"no rollout server can be used: {lost}", where="rollout_matching.vllm.server", fix=fix)
+        return BackendLostError(f"no server can be used: {lost}", where=self._where, fix=self._fix)

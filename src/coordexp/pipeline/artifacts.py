@@ -1,16 +1,15 @@
-"""The files of an inference run: where they lie, how they are written. `gt_vs_pred.jsonl` is appended to a partial file that is renamed when it is whole."""
+"""The files of an inference run: where they lie and what stands in them."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-from coordexp.types.files import ensure_output_folder, translate_os_errors, write_text
+from coordexp.types.files import ensure_output_folder, write_text
 from coordexp.types.predictions import Detection, SampleResult
 
 SCHEMA_VERSION = 1
@@ -43,6 +42,11 @@ class ArtifactPaths:
             "vis_dir": folder / "vis",
         }
         return cls(**{name: _absolute(explicit.get(name) or path) for name, path in usual.items()})
+
+    @classmethod
+    def from_dict(cls, paths: Mapping[str, str]) -> ArtifactPaths:
+        """The reverse of `as_dict`."""
+        return cls(**{name.removesuffix("_jsonl").removesuffix("_json"): Path(path) for name, path in paths.items()})
 
     def as_dict(self) -> dict[str, str]:
         """For the manifest."""
@@ -111,49 +115,6 @@ def check_writable(*targets: Path) -> None:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         ensure_output_folder(folder)
-
-
-class ResultWriter:
-    """Appends lines to `<path>.partial`; `finish` makes it `path`. What an interrupted run has appended stays in the partial file.
-
-    Example:
-        with ResultWriter(paths.gt_vs_pred) as writer:
-            writer.append(results)
-            writer.finish()
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.partial = path.with_name(path.name + ".partial")
-
-    def __enter__(self) -> ResultWriter:
-        ensure_output_folder(self.path.parent)
-        with translate_os_errors(self.partial):
-            self._stream = self.partial.open("w", encoding="utf-8", newline="\n")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stream.close()
-        if self.partial.exists() and self.partial.stat().st_size == 0:
-            self.partial.unlink()
-
-    def append(self, results: Iterable[SampleResult]) -> None:
-        """Write whole lines and hand them to the operating system.
-
-        Raises:
-            OutputError: the disk is full.
-        """
-        with translate_os_errors(self.partial):
-            self._stream.write("".join(result_to_line(result) for result in results))
-            self._stream.flush()
-
-    def finish(self) -> None:
-        """Replace `path` by what was appended."""
-        with translate_os_errors(self.path):
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            self._stream.close()
-            self.partial.replace(self.path)
 
 
 def result_to_line(result: SampleResult) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -57,7 +57,8 @@ class RunCounts:
     objects_broken: Counter[str] = field(default_factory=Counter[str])
     """Entries of answers that could not be read, by reason."""
     finish_reasons: Counter[str] = field(default_factory=Counter[str])
-    _samples: Counter[str] = field(default_factory=Counter[str])
+    samples: Counter[str] = field(default_factory=Counter[str])
+    """Lines by `SampleError`."""
 
     def note_objects(self, *, num_read: int, num_kept: int, dropped: Iterable[str], broken: Iterable[tuple[str, int]]) -> None:
         """What the answer of one sample held."""
@@ -70,22 +71,42 @@ class RunCounts:
         """Lines that were written."""
         for result in results:
             self.total_emitted += 1
-            self._samples.update(error for error in result.errors if error in set(SampleError))
+            self.samples.update(error for error in result.errors if error in set(SampleError))
             if result.finish_reason is not None:
                 self.num_answered += 1
                 self.finish_reasons[result.finish_reason] += 1
 
+    def snapshot(self) -> dict[str, Any]:
+        """All of it, for `restore` in another process."""
+        whole = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in whole.items()}
+
+    @classmethod
+    def restore(cls, snapshot: Mapping[str, Any]) -> RunCounts:
+        """The counts of which `snapshot` was taken; of an empty one, those of a run that begins."""
+        values: dict[str, Any] = {name: Counter[str](value) if isinstance(value, Mapping) else value for name, value in snapshot.items()}
+        return cls(**values)
+
+    @classmethod
+    def total(cls, parts: Iterable[RunCounts]) -> RunCounts:
+        """Of several shards together."""
+        whole = cls()
+        for part in parts:
+            for item in fields(cls):
+                setattr(whole, item.name, getattr(whole, item.name) + getattr(part, item.name))
+        return whole
+
     @property
     def counters(self) -> dict[str, int]:
         """Lines by `SampleError`; `invalid_geometry` and `invalid_coord` also count predicted objects. All keys are always present."""
-        totals = {str(code): self._samples[code] for code in SampleError}
+        totals = {str(code): self.samples[code] for code in SampleError}
         for code, number in self.objects_dropped.items():
             totals[_COUNTER_OF[code]] += number
         return totals
 
     def as_dict(self, *, total_read: int) -> dict[str, Any]:
         """The counting part of `summary.json`."""
-        codes = {*self.objects_dropped, *(code for code, number in self._samples.items() if number)}
+        codes = {*self.objects_dropped, *(code for code, number in self.samples.items() if number)}
         return {
             "total_read": total_read,
             "total_emitted": self.total_emitted,

@@ -1,6 +1,6 @@
 """Records in, lines of `gt_vs_pred.jsonl` out: image, prompt, generation, salvage, pixels, score.
 
-The unit is a window of consecutive input lines: it is generated, written and (later) resumed as a whole. Every input line gives exactly one output line, in
+The unit is a window of consecutive input lines: it is generated, written and resumed as a whole. Every input line gives exactly one output line, in
 order; a sample that fails gives a line with its error.
 """
 
@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from coordexp.batching.prompt import PromptEncoder
+from coordexp.codec.pieces import TextPieces, decode_pieces
 from coordexp.codec.salvage import salvage_text
 from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.data.images import load_image
 from coordexp.data.paths import resolve_image
 from coordexp.data.rules import Rule
-from coordexp.generation.protocol import GenerationBackend, GenerationRequest
-from coordexp.generation.scores import Confidence, score_objects
+from coordexp.generation.expected_bins import expected_values
+from coordexp.generation.protocol import BackendLostError, GenerationBackend, GenerationRequest
+from coordexp.generation.scores import score_object
 from coordexp.generation.seeds import request_seed
+from coordexp.pipeline.ahead import map_ahead
 from coordexp.pipeline.counts import RunCounts, SampleError
 from coordexp.pipeline.prompting import PromptPlan
 from coordexp.pipeline.source import SourceLine
-from coordexp.pipeline.standardize import Mode, PixelObject, PredCoordMode, ground_truth, standardize
+from coordexp.pipeline.standardize import Mode, PixelObject, PredCoordMode, Standardized, ground_truth, standardize
 from coordexp.types.errors import BackendError, DataError
 from coordexp.types.predictions import Detection, SampleResult
 from coordexp.types.records import Record
@@ -56,6 +59,20 @@ class InferenceSettings:
     """Input lines that are generated together."""
     prompts: PromptPlan
     image_root: Path
+    expectation_window: int | None = None
+    """Bins on each side of the most probable one over which a coordinate is the mean; None: the bin that was written."""
+    num_loaders: int = 1
+    """Threads that read and prepare images ahead."""
+    num_windows: int = 1
+    """Windows that are generated at a time; more than one only for a backend that serves several callers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Consecutive input lines and the result of each."""
+
+    lines: tuple[SourceLine, ...]
+    results: tuple[SampleResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +83,31 @@ class _Ready:
     request: GenerationRequest
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A window before generation."""
+
+    lines: tuple[SourceLine, ...]
+    items: tuple[_Ready | SampleResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A window after it: an answer or failure for each sample that was ready, and when that was, in seconds of one clock."""
+
+    prepared: _Prepared
+    answers: tuple[GenerationSample | BackendError, ...]
+    start: float
+    end: float
+
+
 class Inference:
     """Runs windows through one backend; `counts` tells what happened so far.
 
     Example:
         inference = Inference(backend, PromptEncoder(processor), tokenizer=TextTokenizer.of(tokenizer), settings=settings)
-        for results in inference.run(iter_source(path)):
-            writer.append(results)
+        for window in inference.run(iter_source(path)):
+            print(window.results)
     """
 
     def __init__(self, backend: GenerationBackend, encoder: PromptEncoder, *, tokenizer: TextTokenizer, settings: InferenceSettings) -> None:
@@ -80,25 +115,30 @@ class Inference:
         self._encoder = encoder
         self._tokenizer = tokenizer
         self._settings = settings
+        self._generated_until = 0.0
         self.counts = RunCounts()
 
-    def run(self, lines: Iterable[SourceLine]) -> Iterator[list[SampleResult]]:
-        """The results of one window after the other.
+    def run(self, lines: Iterable[SourceLine]) -> Iterator[Window]:
+        """The results of one window after the other. Images are prepared ahead by threads; a backend that serves many callers gets several windows at once.
 
         Raises:
-            BackendError: nothing could be generated for the first samples: the backend does not work.
+            BackendError: nothing could be generated for the first samples, or the backend is lost for all: what was given out stays valid.
         """
-        source = iter(lines)
-        while window := list(islice(source, self._settings.window)):
-            results = self._run_window(window)
+        settings = self._settings
+        windows = _windows(lines, settings.window)
+        prepared = map_ahead(self._prepare_window, windows, num_threads=settings.num_loaders, depth=settings.num_loaders + settings.num_windows)
+        answered: Iterable[_Answered] = map(self._generate, prepared)
+        if settings.num_windows > 1:
+            answered = map_ahead(self._generate, prepared, num_threads=settings.num_windows, depth=settings.num_windows)
+        for window in answered:
+            self._note_generation(window)
+            answers = iter(window.answers)
+            results = [self._result(item, next(answers)) if isinstance(item, _Ready) else item for item in window.prepared.items]
             self.counts.note_results(results)
-            yield results
+            yield Window(window.prepared.lines, tuple(results))
 
-    def _run_window(self, window: Sequence[SourceLine]) -> list[SampleResult]:
-        prepared = [self._prepare(line) for line in window]
-        ready = [item for item in prepared if isinstance(item, _Ready)]
-        answers = iter(self._generate(ready))
-        return [self._result(item, next(answers)) if isinstance(item, _Ready) else item for item in prepared]
+    def _prepare_window(self, lines: Sequence[SourceLine]) -> _Prepared:
+        return _Prepared(tuple(lines), tuple(self._prepare(line) for line in lines))
 
     def _prepare(self, line: SourceLine) -> _Ready | SampleResult:
         record = line.record
@@ -119,21 +159,26 @@ class Inference:
         seed = request_seed(self._settings.generation.seed, record.id)
         return _Ready(record, GenerationRequest(id=record.id, prompt=prompt, seed=seed))
 
-    def _generate(self, ready: Sequence[_Ready]) -> list[GenerationSample | BackendError]:
-        """One answer or failure for each; when a batch fails, its samples are tried one by one."""
-        if not ready:
-            return []
+    def _generate(self, window: _Prepared) -> _Answered:
+        """One answer or failure for each sample that is ready; when a batch fails, its samples are tried one by one."""
+        ready = [item for item in window.items if isinstance(item, _Ready)]
         start = time.perf_counter()
         try:
-            answers: list[GenerationSample | BackendError] = list(self._generate_batch(ready))
+            answers: list[GenerationSample | BackendError] = list(self._generate_batch(ready)) if ready else []
+        except BackendLostError:
+            raise
         except BackendError as error:
             answers = [error] if len(ready) == 1 else [self._generate_alone(item) for item in ready]
-        self.counts.generation_s += time.perf_counter() - start
-        failures = [answer for answer in answers if isinstance(answer, BackendError)]
-        if len(failures) == len(answers) and self.counts.num_answered == 0:
+        return _Answered(window, tuple(answers), start, time.perf_counter())
+
+    def _note_generation(self, window: _Answered) -> None:
+        # windows overlap when several are under way: time that was counted for one is not counted again
+        self.counts.generation_s += max(0.0, window.end - max(window.start, self._generated_until))
+        self._generated_until = max(self._generated_until, window.end)
+        failures = [answer for answer in window.answers if isinstance(answer, BackendError)]
+        if failures and len(failures) == len(window.answers) and self.counts.num_answered == 0:
             raise failures[0]
-        self.counts.num_tokens += sum(len(answer.response_ids) for answer in answers if isinstance(answer, GenerationSample))
-        return answers
+        self.counts.num_tokens += sum(len(answer.response_ids) for answer in window.answers if isinstance(answer, GenerationSample))
 
     def _generate_batch(self, ready: Sequence[_Ready]) -> list[GenerationSample]:
         return self._backend.generate([item.request for item in ready], self._settings.generation, with_trace=True)
@@ -141,6 +186,8 @@ class Inference:
     def _generate_alone(self, item: _Ready) -> GenerationSample | BackendError:
         try:
             return self._generate_batch([item])[0]
+        except BackendLostError:
+            raise
         except BackendError as error:
             return error
 
@@ -149,12 +196,10 @@ class Inference:
         if isinstance(answer, BackendError):
             return self._failed(record, SampleError.GENERATION_FAILED, answer.what)
         salvaged = salvage_text(answer.text)
-        pixels = standardize(
-            salvaged.objects, mode=self._settings.mode, pred_coord_mode=self._settings.pred_coord_mode, width=record.width, height=record.height
-        )
+        pieces = decode_pieces(answer.response_ids, tokenizer=self._tokenizer)
+        pixels = self._to_pixels(salvaged.objects, pieces, answer, record)
         self.counts.note_objects(num_read=len(salvaged.objects), num_kept=len(pixels.objects), dropped=pixels.errors, broken=salvaged.broken)
-        scores = score_objects(answer, [salvaged.objects[kept.index] for kept in pixels.objects], tokenizer=self._tokenizer)
-        pred = tuple(_detection(kept, salvaged.objects[kept.index], score) for kept, score in zip(pixels.objects, scores, strict=True))
+        pred = tuple(self._detection(kept, salvaged.objects[kept.index], pieces, answer) for kept in pixels.objects)
         gt = ground_truth(record)
         return SampleResult(
             image=record.image,
@@ -169,6 +214,26 @@ class Inference:
             finish_reason=answer.finish_reason,
             score_source="constant" if answer.trace is None else "token_probs",
             extras={"broken": dict(salvaged.broken)} if salvaged.broken else {},
+        )
+
+    def _to_pixels(self, objects: Sequence[SalvagedObject], pieces: TextPieces, answer: GenerationSample, record: Record) -> Standardized:
+        settings = self._settings
+        is_expected = settings.expectation_window is not None and answer.trace is not None
+        if settings.expectation_window is not None and answer.trace is not None:
+            window = settings.expectation_window
+            objects = [replace(item, values=expected_values(item, pieces=pieces, trace=answer.trace, window=window)) for item in objects]
+        size = {"width": record.width, "height": record.height}
+        return standardize(objects, mode=settings.mode, pred_coord_mode=settings.pred_coord_mode, keeps_fractions=is_expected, **size)
+
+    def _detection(self, kept: PixelObject, item: SalvagedObject, pieces: TextPieces, answer: GenerationSample) -> Detection:
+        confidence = score_object(item, pieces=pieces, trace=answer.trace)
+        return Detection(
+            desc=item.desc,
+            kind=kept.kind,
+            points=kept.points,
+            points_exact=kept.points_exact,
+            score=confidence.score,
+            score_parts=confidence.parts,
         )
 
     def _failed(self, record: Record, error: SampleError, message: str) -> SampleResult:
@@ -204,12 +269,7 @@ class Inference:
         )
 
 
-def _detection(kept: PixelObject, item: SalvagedObject, confidence: Confidence) -> Detection:
-    return Detection(
-        desc=item.desc,
-        kind=kept.kind,
-        points=kept.points,
-        points_exact=kept.points_exact,
-        score=confidence.score,
-        score_parts=confidence.parts,
-    )
+def _windows(lines: Iterable[SourceLine], size: int) -> Iterator[list[SourceLine]]:
+    source = iter(lines)
+    while window := list(islice(source, size)):
+        yield window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from coordexp.types.errors import DataError
 from coordexp.types.records import CoordSpace, Record
 
 _BOM = b"\xef\xbb\xbf"
+_DIGEST = 16
+"""Hex digits of a line's hash that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,12 @@ class SourceLine:
     """As decoded; empty when the line is not a JSON object."""
     record: Record | None
     violations: tuple[Violation, ...] = ()
+    digest: str = ""
+    """Of the line's bytes: which record this is, beside where it stands."""
+
+    @property
+    def identity(self) -> tuple[int, str]:
+        return self.number, self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +102,11 @@ def _iter_text(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_line(reader: RecordReader, number: int, text: bytes) -> SourceLine:
+    digest = hashlib.sha256(text.strip()).hexdigest()[:_DIGEST]
     try:
         raw = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         reader.refuse_json(number, f"the line is not JSON in UTF-8 ({error})")
-        return SourceLine(number, {}, None, tuple(reader.violations))
+        return SourceLine(number, {}, None, tuple(reader.violations), digest)
     record = reader.read(raw, line=number)
-    return SourceLine(number, cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}, record, tuple(reader.violations))
+    return SourceLine(number, cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}, record, tuple(reader.violations), digest)

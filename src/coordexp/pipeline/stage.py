@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from coordexp.generation.protocol import BackendInfo
-from coordexp.pipeline.artifacts import ArtifactPaths, ResultWriter, write_json
+from coordexp.pipeline.artifacts import ArtifactPaths, write_json
 from coordexp.pipeline.counts import RunCounts
 from coordexp.pipeline.infer import Inference, InferenceSettings
+from coordexp.pipeline.journal import check_lines
 from coordexp.pipeline.mode import ModeChoice
+from coordexp.pipeline.result_file import ResultWriter
 from coordexp.pipeline.source import SourceLine
+from coordexp.types.files import file_sha256
 from coordexp.types.predictions import SampleResult
 from coordexp.types.progress import Progress
 
@@ -25,55 +29,89 @@ class StageFacts:
     mode: ModeChoice
     backend: BackendInfo
     settings: InferenceSettings
+    fingerprint: str
+    """Of everything that decides the results: only a run with the same one goes on with what is written."""
+    shard: Mapping[str, Any] | None = None
+    """Which part of a run this is: what `merge_parts` wants to know."""
 
 
 def write_predictions(
-    inference: Inference, lines: Iterable[SourceLine], *, total: int, paths: ArtifactPaths, facts: StageFacts, progress: Progress
+    inference: Inference, lines: Iterable[SourceLine], *, total: int, paths: ArtifactPaths, facts: StageFacts, progress: Progress, is_resumed: bool = True
 ) -> dict[str, Any]:
-    """Run all windows and write both files; returns the summary.
+    """Run all windows that are not written yet and write both files; returns the summary.
+
+    Args beside the obvious.
+        lines: all of the run, those whose results are written too.
+        total: how many they are.
+        is_resumed: False: what an interrupted run has written is thrown away.
 
     Raises:
-        OutputError: the disk is full.
-        BackendError: the backend does not work.
+        OutputError: the disk is full, another run writes here, or what is written belongs to other lines.
+        BackendError: the backend does not work; what is written stays, and the next start goes on behind it.
     """
-    start = time.perf_counter()
-    with ResultWriter(paths.gt_vs_pred) as writer:
-        for _ in progress.track(_written(inference, lines, writer), "infer", total=total):
+    with ResultWriter(paths.gt_vs_pred, fingerprint=facts.fingerprint, is_resumed=is_resumed) as writer:
+        source, done = iter(lines), writer.done
+        check_lines(done.lines, [line.identity for line in islice(source, len(done.lines))], where=paths.gt_vs_pred)
+        inference.counts = RunCounts.restore(done.last.counts)
+        if done.marks:
+            progress.say(f"goes on behind record {len(done.lines)} of {total}")
+        clock = _Clock(done.last.seconds)
+        for _ in progress.track(_written(inference, source, writer, clock), "infer", total=total - len(done.lines)):
             pass
-        writer.finish()
-    summary = _summary(inference.counts, total=total, facts=facts, seconds=time.perf_counter() - start)
-    write_json(paths.summary, summary)
+        summary = _summary(inference.counts, total=total, facts=facts, seconds=clock.seconds)
+        if facts.shard is not None:
+            summary["shard"] = {**facts.shard, "sha256": file_sha256(writer.partial), "counts": inference.counts.snapshot()}
+        writer.finish(before=lambda: write_json(paths.summary, summary))
     return summary
 
 
-def _written(inference: Inference, lines: Iterable[SourceLine], writer: ResultWriter) -> Iterator[SampleResult]:
+class _Clock:
+    """Seconds of work, those of earlier starts included."""
+
+    def __init__(self, before: float) -> None:
+        self._start = time.perf_counter() - before
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _written(inference: Inference, lines: Iterable[SourceLine], writer: ResultWriter, clock: _Clock) -> Iterator[SampleResult]:
     """The results, each after the window that it belongs to has been written."""
-    for results in inference.run(lines):
-        writer.append(results)
-        yield from results
+    for window in inference.run(lines):
+        identities = [line.identity for line in window.lines]
+        writer.append(window.results, lines=identities, counts=inference.counts.snapshot(), seconds=clock.seconds)
+        yield from window.results
 
 
 def _summary(counts: RunCounts, *, total: int, facts: StageFacts, seconds: float) -> dict[str, Any]:
-    return {
+    base = {
         "mode": facts.mode.mode,
         "mode_reason": facts.mode.reason,
         "mode_records": facts.mode.num_records,
         "pred_coord_mode": facts.settings.pred_coord_mode,
-        **counts.as_dict(total_read=total),
+        "coord_decode": "argmax" if facts.settings.expectation_window is None else "expectation",
+        "coord_decode_window": facts.settings.expectation_window,
         "backend": {
             **asdict(facts.backend),
             "generation": asdict(facts.settings.generation),
             "batch_size": facts.settings.window,
         },
         "determinism": facts.backend.determinism,
-        "speed": {
-            "seconds": round(seconds, 3),
-            "generation_seconds": round(counts.generation_s, 3),
-            "images_per_s": round(counts.total_emitted / seconds, 3),
-            "new_tokens": counts.num_tokens,
-            "tokens_per_s": round(counts.num_tokens / counts.generation_s, 1) if counts.generation_s else None,
-        },
     }
+    return with_counts(base, counts, total=total, seconds=seconds)
+
+
+def with_counts(base: Mapping[str, Any], counts: RunCounts, *, total: int, seconds: float) -> dict[str, Any]:
+    """`summary.json` from what is fixed and what was counted. `seconds` of work: of several parts, their sum."""
+    speed = {
+        "seconds": round(seconds, 3),
+        "generation_seconds": round(counts.generation_s, 3),
+        "images_per_s": round(counts.total_emitted / seconds, 3),
+        "new_tokens": counts.num_tokens,
+        "tokens_per_s": round(counts.num_tokens / counts.generation_s, 1) if counts.generation_s else None,
+    }
+    return {**base, **counts.as_dict(total_read=total), "speed": speed}
 
 
 def describe_summary(summary: Mapping[str, Any], predictions: Path) -> str:

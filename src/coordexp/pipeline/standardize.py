@@ -53,17 +53,19 @@ class Standardized:
     """One for each object that was left out, in order."""
 
 
-def standardize(objects: Sequence[SalvagedObject], *, mode: Mode, pred_coord_mode: PredCoordMode, width: int, height: int) -> Standardized:
+def standardize(
+    objects: Sequence[SalvagedObject], *, mode: Mode, pred_coord_mode: PredCoordMode, width: int, height: int, keeps_fractions: bool = False
+) -> Standardized:
     """Predicted objects in pixels of an image of `width` × `height`.
 
     `pred_coord_mode` auto: bins in mode coord; in mode text decided for the sample as a whole (`guess_space`). Numbers that are taken for bins are rounded to
-    whole bins; those outside 0..999 are an error in mode coord and clamped in mode text.
+    whole bins, unless `keeps_fractions` says that fractions are meant; those outside 0..999 are an error in mode coord and clamped in mode text.
     """
     space = pred_coord_mode if pred_coord_mode != "auto" else "norm1000" if mode == "coord" else guess_space(objects, width=width, height=height)
     kept: list[PixelObject] = []
     errors: list[ObjectError] = []
     for index, item in enumerate(objects):
-        exact = _to_pixels(item, space=space, is_strict=mode == "coord", width=width, height=height)
+        exact = _to_pixels(item, space=space, is_strict=mode == "coord", width=width, height=height, keeps_fractions=keeps_fractions)
         if isinstance(exact, ObjectError):
             errors.append(exact)
             continue
@@ -101,7 +103,7 @@ def _ground_truth_points(points: Sequence[float], record: Record) -> tuple[int, 
     return tuple(round(value) for value in clamp_to_image(pixels, width=width, height=height))
 
 
-def _to_pixels(item: SalvagedObject, *, space: Space, is_strict: bool, width: int, height: int) -> tuple[float, ...] | ObjectError:
+def _to_pixels(item: SalvagedObject, *, space: Space, is_strict: bool, width: int, height: int, keeps_fractions: bool) -> tuple[float, ...] | ObjectError:
     values = item.values
     if not all(math.isfinite(value) for value in values):
         return ObjectError.COORD_PARSE
@@ -112,7 +114,7 @@ def _to_pixels(item: SalvagedObject, *, space: Space, is_strict: bool, width: in
     if space == "norm1000":
         if is_strict and not all(0 <= value <= MAX_BIN for value in values):
             return ObjectError.COORD_RANGE
-        values = bins_to_pixels([round(value) for value in values], width=width, height=height)
+        values = bins_to_pixels(values if keeps_fractions else [round(value) for value in values], width=width, height=height)
     return tuple(float(value) for value in clamp_to_image(values, width=width, height=height))
 
 

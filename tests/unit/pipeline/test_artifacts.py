@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.pipeline.artifacts import ArtifactPaths, ResultWriter, check_writable, find_image_root, result_to_line, write_manifest
+from coordexp.pipeline.artifacts import ArtifactPaths, check_writable, find_image_root, result_to_line, write_manifest
 from coordexp.pipeline.finished import fingerprint, is_finished
 from coordexp.types.errors import OutputError
 from coordexp.types.predictions import Detection, SampleResult, ScoreParts
@@ -35,34 +35,6 @@ def test_a_line_has_the_promised_keys_in_order() -> None:
     assert list(line["pred"][0]) == ["type", "points", "points_exact", "desc", "score", "score_parts"]
 
 
-def test_lines_lie_in_the_partial_file_until_the_run_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "gt_vs_pred.jsonl"
-    with ResultWriter(path) as writer:
-        writer.append([RESULT])
-        assert writer.partial.read_text() == result_to_line(RESULT)
-        assert not path.exists()
-        writer.append([RESULT, RESULT])
-        writer.finish()
-    assert path.read_text() == result_to_line(RESULT) * 3
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
-def test_an_interrupted_run_leaves_the_old_file_and_what_it_has_done(tmp_path: Path) -> None:
-    path = tmp_path / "gt_vs_pred.jsonl"
-    path.write_text("old\n")
-    with pytest.raises(KeyboardInterrupt), ResultWriter(path) as writer:
-        writer.append([RESULT])
-        raise KeyboardInterrupt
-    assert path.read_text() == "old\n"
-    assert writer.partial.read_text() == result_to_line(RESULT)
-
-
-def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), ResultWriter(tmp_path / "gt_vs_pred.jsonl"):
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_explicit_paths_replace_the_usual_ones() -> None:
     paths = ArtifactPaths.under(Path("out/run"), summary=Path("elsewhere/s.json"), eval_dir=None)
     assert paths.summary == Path.cwd() / "elsewhere/s.json"
@@ -89,6 +61,11 @@ def test_a_probe_of_the_output_leaves_no_trace(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         check_writable(tmp_path / "file" / "run")
+
+
+def test_paths_come_back_from_the_manifest(tmp_path: Path) -> None:
+    paths = ArtifactPaths.under(tmp_path / "run", summary=tmp_path / "s.json")
+    assert ArtifactPaths.from_dict(paths.as_dict()) == paths
 
 
 def test_a_finished_run_is_recognized_and_another_one_protected(tmp_path: Path) -> None:

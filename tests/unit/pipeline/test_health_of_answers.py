@@ -20,7 +20,7 @@ def test_health_is_that_of_the_answers(make_inference, draw, tmp_path: Path) -> 
     records = [{"images": [image], "width": 64, "height": 32, "objects": []} for image in images]
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     inference, _ = make_inference(answers)
-    lines = [result_to_line(result) for window in inference.run(list(iter_source(tmp_path / "val.jsonl"))) for result in window]
+    lines = [result_to_line(result) for window in inference.run(list(iter_source(tmp_path / "val.jsonl"))) for result in window.results]
     health = evaluate([json.loads(line) for line in lines]).analysis.health
     assert (health.num_images, health.num_answers, health.finish_reasons, health.failed) == (4, 3, {"stop": 3}, 0.25)
     assert health.malformed_entries == {"geometry_kind": 1, "invalid_json": 1, "degenerate": 1}

@@ -26,7 +26,7 @@ def record(image: str, values: list | None = None, **fields: object) -> dict:
 
 
 def run(inference, lines: list[SourceLine]) -> list:
-    return [result for window in inference.run(lines) for result in window]
+    return [result for window in inference.run(lines) for result in window.results]
 
 
 def test_an_answer_becomes_a_detection_in_pixels_with_a_score(make_inference, draw, tmp_path: Path) -> None:
