@@ -28,6 +28,10 @@ from coordexp.types.sequences import Provenance, Role
 torch.set_num_threads(1)
 Stage1Maker = Callable[..., Loaded[TrainConfig]]
 
+VLLM = "custom.extra.rollout_matching.vllm"
+COLOCATED = ("custom.extra.rollout_matching.rollout_backend=vllm",)
+SERVER_MODE = (*COLOCATED, f"{VLLM}.mode=server")
+
 
 @pytest.fixture
 def make_matching(make_stage1: Stage1Maker, scenes_jsonl: Path) -> Stage1Maker:
@@ -117,7 +121,10 @@ def test_polygons_are_rolled_out_matched_and_taught(make_matching: Stage1Maker, 
         pytest.param(("rollout_matching.max_new_tokens=5",), "is the same section as custom.extra.rollout_matching", id="section-twice"),
         pytest.param(("custom.extra.rollout_matching.decode_mode=beam",), "num_beams", id="beam-of-one"),
         pytest.param(("stage2_ab.schedule.b_ratio=0.5",), "is read only by custom.trainer_variant: stage2_ab_training", id="ab-section"),
-        pytest.param(("custom.extra.rollout_matching.rollout_backend=vllm",), "vllm.mode: is colocate", id="vllm"),
+        pytest.param(SERVER_MODE, "vllm.server: is required by vllm.mode: server", id="server"),
+        pytest.param((*COLOCATED, f"{VLLM}.tensor_parallel_size=2"), "tensor_parallel_size: is above 1", id="colocated-tp"),
+        pytest.param((*COLOCATED, f"{VLLM}.sync.mode=adapter"), "sync.mode: mode: colocate hands over all weights", id="colocated-adapter"),
+        pytest.param((*COLOCATED, f"{VLLM}.server.servers=[{{base_url: 'http://h:1'}}]"), "server: has no effect with mode: colocate", id="colocated-server"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_opened(make_matching: Stage1Maker, overrides: tuple[str, ...], said: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,11 +15,12 @@ from coordexp.recipes.stage1 import run_stage1
 from coordexp.types.errors import BackendError, ConfigError
 from coordexp.types.progress import NoProgress
 
+from .run_logs import log_of, without_clocks
+
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 
 Maker = Callable[..., Loaded[TrainConfig]]
-CLOCKS = ("time", "runtime", "per_second", "gen_tokens_per_s", "train_")
 LORA = ("tuner.train_type=lora", "tuner.lora_rank=4")
 
 
@@ -51,15 +50,6 @@ class Said(NoProgress):
 
     def say(self, sentence: str) -> None:
         self.sentences.append(sentence)
-
-
-def log_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "logging.jsonl").read_text().splitlines()]
-
-
-def without_clocks(run: Path) -> list[dict[str, Any]]:
-    kept = [line for line in log_of(run) if "train_runtime" not in line]
-    return [{key: value for key, value in line.items() if not any(part in key for part in (*CLOCKS, "backend_"))} for line in kept]
 
 
 def test_a_run_with_a_server_trains_what_a_run_without_one_does(make_run: Maker, servers: tuple[str, ...]) -> None:

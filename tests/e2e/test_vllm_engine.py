@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
+from coordexp.config.loading import Loaded
+from coordexp.config.train import TrainConfig
 from coordexp.generation.engine import find_python
 from coordexp.generation.engine_options import EngineOptions
 from coordexp.generation.hf import HfBackend
@@ -17,11 +23,18 @@ from coordexp.generation.vllm_engine import VllmEngineBackend
 from coordexp.generation.vllm_requests import ModelFacts
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import load_model
-from coordexp.types.errors import BackendError
+from coordexp.recipes.stage1 import run_stage1
+from coordexp.recipes.stage1_parts import prepare_stage1
+from coordexp.recipes.stage2 import build_engine
+from coordexp.types.errors import BackendError, ConfigError
+from coordexp.types.progress import NoProgress
 
 from .engine_answers import GUARDED, SETTINGS, as_rows, make_requests
+from .run_logs import log_of, without_clocks
 
 pytestmark = pytest.mark.slow
+torch.set_num_threads(1)
+COLOCATED = ("rollout_matching.rollout_backend=vllm", "rollout_matching.vllm.mode=colocate")
 
 
 def test_an_engine_in_the_process_answers_as_transformers_does(tmp_path: Path) -> None:
@@ -40,6 +53,32 @@ def test_an_engine_in_the_process_answers_as_transformers_does(tmp_path: Path) -
     assert found["sampled"] == found["reordered"] != found["greedy"]
     assert found["info"] == ["vllm", "float32", "cpu"]
     assert done.stdout == ""
+
+
+def test_a_training_with_the_engine_in_its_process_is_that_with_transformers(make_ab: Callable[..., Loaded[TrainConfig]], tmp_path: Path) -> None:
+    """`vllm.mode: colocate`, in the environment that has vLLM; the learning rate is high, so that answers of old weights would be others."""
+    settings = ("training.learning_rate=2e-3", "training.eval_strategy=steps", "training.eval_steps=4", "rollout_matching.max_new_tokens=96")
+    alone = run_stage1(make_ab(*settings))
+
+    file = tmp_path / "colocated.yaml"
+    file.write_text(yaml.safe_dump(make_ab(*settings, *COLOCATED, f"training.output_dir={tmp_path}/colocated").resolved()))
+    done = subprocess.run([str(find_python()), "-m", "coordexp", "train", "--config", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (colocated,) = (tmp_path / "colocated").glob("v0-*/boxes")
+
+    assert "vLLM in this process (experimental): the pixels of 8 odd pictures differ by" in done.stderr
+    assert without_clocks(colocated) == without_clocks(alone)
+    first, second = (load_file(run / "final" / "model.safetensors") for run in (alone, colocated))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    on_b = [line for line in log_of(colocated) if line.get("stage2/channel_b") == 1]
+    assert all(line["rollout/backend_vllm"] == 1 and line["time/weight_sync_s"] > 0 for line in on_b)
+    assert on_b[0]["rollout/gen_new_tokens_total"] != on_b[1]["rollout/gen_new_tokens_total"]
+
+
+def test_several_processes_have_no_engine_of_this_kind(make_ab: Callable[..., Loaded[TrainConfig]]) -> None:
+    config = make_ab(*COLOCATED).config
+    with pytest.raises(ConfigError, match="is colocate, which works with one process, and 2 train; set mode: server"):
+        build_engine(config, prepare_stage1(config, world_size=2, progress=NoProgress()), say=print, world_size=2)
 
 
 def test_without_vllm_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

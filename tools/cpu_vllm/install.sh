@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Create the environment in which vLLM serves on a CPU: vLLM, its pins, and this package without its dependencies. About 0.6 GB to fetch, 2.9 GB on disk.
+# Create the environment in which vLLM serves on a CPU: vLLM, its pins, this package, and what it needs beside them. About 0.6 GB to fetch, 2.9 GB on disk.
 set -euo pipefail
 python="$1"
 venv="$2"
@@ -22,6 +22,6 @@ fi
 packages="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 cp "$here/coordexp_torchvision_schemas.py" "$packages/"
 echo "import coordexp_torchvision_schemas" >"$packages/coordexp_torchvision_schemas.pth"
-# the worker extension is imported from here; nothing else of the package is
+# the worker extension, and runs with the engine in their own process, import the package from here
 echo "$source" >"$packages/coordexp.pth"
 echo "Installed in $((SECONDS - start)) s."

@@ -69,7 +69,7 @@ class VllmSyncSection(Section):
 
 class VllmSection(Section):
     mode: Literal["server", "colocate"] = "colocate"
-    """Servers of their own, or an engine on the GPUs of the learner."""
+    """Servers of their own, or (experimental) an engine in the process of the learner, which has vLLM in its environment then."""
     server: VllmServersSection | None = None
     """Required by mode server."""
     sync: VllmSyncSection = Field(default_factory=VllmSyncSection)
@@ -179,12 +179,21 @@ class RolloutMatchingSection(Section):
         elif self.num_beams > 1:
             yield KeyProblem(f"{section}.num_beams", f"is {self.num_beams}, and decode_mode is greedy", "set decode_mode: beam, or remove num_beams")
         if self.rollout_backend == "vllm":
-            yield from self._server_problems(section)
+            yield from self._vllm_problems(section)
 
-    def _server_problems(self, section: str) -> Iterator[KeyProblem]:
+    def _vllm_problems(self, section: str) -> Iterator[KeyProblem]:
         if self.vllm.mode == "colocate":
-            yield KeyProblem(f"{section}.vllm.mode", "is colocate, which this version cannot do yet", "set mode: server, and start 'coordexp rollout-server'")
+            yield from self._colocate_problems(f"{section}.vllm")
         elif self.vllm.server is None:
             yield KeyProblem(f"{section}.vllm.server", "is required by vllm.mode: server", "give servers: [{base_url: 'http://127.0.0.1:8000'}]")
         if self.decoding.temperature > 2:
             yield KeyProblem(f"{section}.decoding.temperature", "is above 2, the most that vLLM takes", "lower it, or set rollout_backend: hf")
+
+    def _colocate_problems(self, vllm: str) -> Iterator[KeyProblem]:
+        if self.vllm.server is not None:
+            yield KeyProblem(f"{vllm}.server", "has no effect with mode: colocate, which is the default", "set mode: server, or remove it")
+        if self.vllm.tensor_parallel_size > 1:
+            yield KeyProblem(f"{vllm}.tensor_parallel_size", "is above 1, and an engine of mode: colocate has one GPU", "set it to 1, or set mode: server")
+        if self.vllm.sync.mode == "adapter" or self.vllm.enable_lora:
+            key = "sync.mode" if self.vllm.sync.mode == "adapter" else "enable_lora"
+            yield KeyProblem(f"{vllm}.{key}", "mode: colocate hands over all weights, adapters merged", "remove it, or set mode: server")

@@ -6,8 +6,9 @@ The vision tower of the server is watched while it answers a few odd pictures, a
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import httpx
 import numpy as np
@@ -25,6 +26,11 @@ _TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 """Largest difference, for pixels in [-1, 1] in the server's number format; image processors round differently in the last bit."""
 
 
+LOOK = GenerationSettings(max_new_tokens=1)
+Look: TypeAlias = Callable[[PromptInputs], Sequence[ImageInputs]]
+"""What an engine computes on when it is asked about a prompt with one picture, in each of its workers."""
+
+
 def check_pixels(control: Control, backend: VllmServerBackend, prompts: Sequence[PromptInputs]) -> float:
     """Ask a server about each prompt, which holds one picture, and compare the pixels. Nothing else may use the server meanwhile.
 
@@ -34,25 +40,36 @@ def check_pixels(control: Control, backend: VllmServerBackend, prompts: Sequence
     Raises:
         BackendError: they differ, the server did not look at a picture, or it cannot tell what it sees.
     """
+
+    def look(prompt: PromptInputs) -> list[ImageInputs]:
+        # an embedding that is still known would not be computed again
+        control.post("/reset_encoder_cache")
+        control.post("/reset_prefix_cache")
+        control.call("coordexp_watch_pixels")
+        backend.ask_one(control.address, [looking_at(prompt)], LOOK)
+        return [read_pixels(item) for worker in control.call_all("coordexp_take_pixels") for item in worker]
+
     try:
-        return _check_pixels(control, backend, prompts, dtype=control.describe().dtype)
+        return compare_pixels(look, prompts, dtype=control.describe().dtype, where=control.address.base_url)
     except httpx.HTTPError as error:
         what = f"the server does not tell what it sees ({describe_trouble(error)})"
         raise BackendError(what, where=control.address.base_url, fix="start it with 'coordexp rollout-server', which loads our worker extension") from error
 
 
-def _check_pixels(control: Control, backend: VllmServerBackend, prompts: Sequence[PromptInputs], *, dtype: torch.dtype) -> float:
-    largest = 0.0
-    for number, prompt in enumerate(prompts):
-        # an embedding that is still known would not be computed again
-        control.post("/reset_encoder_cache")
-        control.post("/reset_prefix_cache")
-        control.call("coordexp_watch_pixels")
-        backend.ask_one(control.address, [GenerationRequest(f"picture {number}", prompt, seed=0)], GenerationSettings(max_new_tokens=1))
-        seen = [read_pixels(item) for worker in control.call_all("coordexp_take_pixels") for item in worker]
-        (image,) = prompt.images
-        largest = max(largest, _difference(image, seen, dtype=dtype, where=f"{control.address.base_url}: picture {number}"))
-    return largest
+def compare_pixels(look: Look, prompts: Sequence[PromptInputs], *, dtype: torch.dtype, where: str) -> float:
+    """The largest difference between the one picture of each prompt and what an engine, which computes in `dtype`, makes of it.
+
+    Raises:
+        BackendError: they differ, or it did not look at a picture.
+    """
+    return max(
+        (_difference(prompt.images[0], look(prompt), dtype=dtype, where=f"{where}: picture {number}") for number, prompt in enumerate(prompts)), default=0.0
+    )
+
+
+def looking_at(prompt: PromptInputs) -> GenerationRequest:
+    """A request whose answer does not matter."""
+    return GenerationRequest("picture", prompt, seed=0)
 
 
 def read_pixels(item: dict[str, object]) -> ImageInputs:
@@ -63,15 +80,15 @@ def read_pixels(item: dict[str, object]) -> ImageInputs:
 
 
 def _difference(image: ImageInputs, seen: Sequence[ImageInputs], *, dtype: torch.dtype, where: str) -> float:
-    fix = "give the server the folder of the training's checkpoint, with its preprocessor_config.json"
+    fix = "give the engine the folder of the training's checkpoint, with its preprocessor_config.json"
     if not seen:
-        raise BackendError("the server did not compute on the picture", where=where, fix=fix)
+        raise BackendError("the engine did not compute on the picture", where=where, fix=fix)
     own = replace(image, pixel_values=torch.from_numpy(image.pixel_values).to(dtype).float().numpy())
     largest = 0.0
     for other in seen:
         if other.grid_thw != own.grid_thw:
-            raise BackendError(f"the server cuts it into {other.grid_thw} patches, the training into {own.grid_thw}", where=where, fix=fix)
+            raise BackendError(f"the engine cuts it into {other.grid_thw} patches, the training into {own.grid_thw}", where=where, fix=fix)
         largest = max(largest, float(np.abs(other.pixel_values - own.pixel_values).max()))
     if largest > _TOLERANCE.get(dtype, 2**-7):
-        raise BackendError(f"the server sees other pixels than the training, by up to {largest:.2g}", where=where, fix=fix)
+        raise BackendError(f"the engine sees other pixels than the training, by up to {largest:.2g}", where=where, fix=fix)
     return largest

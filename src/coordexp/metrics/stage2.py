@@ -219,7 +219,7 @@ STAGE2_METRICS: Final = (
     *_lengths(),
     *_specs(_PACKING),
     *_terms("loss", STAGE2, "steps"),
-    *_specs({"time/weight_sync_s": ("seconds of sending the weights to the servers, per sync", _MEAN)}, needs="rollout_matching.vllm.mode: server"),
+    *_specs({"time/weight_sync_s": ("seconds of handing the weights to vLLM, per sync", _MEAN)}, needs="rollout_matching.rollout_backend: vllm"),
 )
 STAGE2_AB_METRICS: Final = (
     *_specs(_CHANNELS, kinds=STAGE2_AB),

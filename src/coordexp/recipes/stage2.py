@@ -26,10 +26,12 @@ from coordexp.recipes.stage1_data import data_seed
 from coordexp.recipes.stage1_packing import build_collator
 from coordexp.recipes.stage1_parts import Stage1Parts, loss_weights, row_function
 from coordexp.recipes.stage2_async import RolloutEngine, async_progress, build_async_rollouts, is_async
+from coordexp.recipes.stage2_colocate import build_colocated_engine
 from coordexp.recipes.stage2_servers import build_server_engine
 from coordexp.rollout.producer import RolloutProducer, RolloutReader
 from coordexp.training.async_loader import AsyncLoader
 from coordexp.training.channels import ChannelSchedule
+from coordexp.training.engine_sync import LearnerEngine
 from coordexp.training.rollout_dumps import DUMP_FOLDER, RolloutDumper
 from coordexp.training.rollout_eval import RolloutEval
 from coordexp.training.rollout_rounds import Dump, RolloutRounds, SegmentPacker
@@ -37,7 +39,6 @@ from coordexp.training.schedules import MappedSchedule, Schedule, StepSchedule
 from coordexp.training.stage2_loader import RolloutSteps, Stage2Loader
 from coordexp.training.stage2_objective import ChannelObjectives, SoftContext, Stage2Objective
 from coordexp.training.step_loader import StepLoader
-from coordexp.training.weight_sync import LearnerServers
 
 _SERVER_WINDOW = 128
 """Prompts of an evaluation that are sent to rollout servers together."""
@@ -97,9 +98,11 @@ def build_engine(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str]
     """What makes the rollouts of a run.
 
     Raises:
-        UserError: a rollout server cannot be used.
+        UserError: a rollout server, or vLLM in this process, cannot be used.
     """
     section = rollout_section(config)
+    if section.rollout_backend == "vllm" and section.vllm.mode == "colocate":
+        return build_colocated_engine(section, parts, say=say, world_size=world_size)
     if section.rollout_backend == "vllm":
         return build_server_engine(section, parts, say=say, rank=rank, world_size=world_size)
     return RolloutEngine(HfBackend(parts.loaded_model, batch_size=section.rollout_infer_batch_size))
@@ -165,11 +168,11 @@ def build_loader(
     }
     row_length = config.global_max_length if config.training.packing else None
     if is_async(config):
-        assert engine.servers is not None, "the configuration requires servers"
+        assert not isinstance(engine.servers, LearnerEngine | None), "the configuration requires servers"
         rollouts = build_async_rollouts(config, parts, rounds, engine.servers, channels=channels, say=say, rank=rank, world_size=world_size)
         num_b = async_progress(parts, channels=channels).num_b
         return AsyncLoader(ground_truth, rollouts, collator=collator, row_length=row_length, num_b=num_b, **shared)
-    sync = engine.servers.sync_before if isinstance(engine.servers, LearnerServers) else None
+    sync = engine.sync_before
     steps = RolloutSteps(rounds, collator=collator, row_length=row_length, is_ab=section is not None, world_size=world_size, sync=sync)
     return Stage2Loader(ground_truth if channels.b_ratio < 1 else None, steps, is_ab=section is not None, **shared)
 

@@ -13,6 +13,7 @@ from coordexp.training.async_loader import AsyncLoader, AsyncProgress, read_prog
 from coordexp.training.async_rollouts import AsyncRollouts, AsyncSettings, PolicyServers
 from coordexp.training.async_rounds import AsyncRounds
 from coordexp.training.channels import ChannelSchedule
+from coordexp.training.engine_sync import LearnerEngine
 from coordexp.training.rollout_rounds import RolloutRounds
 from coordexp.training.weight_sync import LearnerServers
 
@@ -22,8 +23,13 @@ class RolloutEngine:
     """What makes rollouts."""
 
     backend: GenerationBackend
-    servers: PolicyServers | None = None
+    servers: PolicyServers | LearnerEngine | None = None
     """Where the weights go that it generates with; None: it generates with the learner's own."""
+
+    @property
+    def sync_before(self) -> Callable[[int], float | None] | None:
+        """Brings the weights of this moment there before rollouts for an optimizer step, in synchronous training; None: nothing is to be brought."""
+        return self.servers.sync_before if isinstance(self.servers, LearnerServers | LearnerEngine) else None
 
     def close(self) -> None:
         """Release what is connected; the servers go on."""
@@ -65,8 +71,8 @@ def evaluate_current_policy(evaluate: Callable[[], Mapping[str, float]], loader:
     if isinstance(loader, AsyncLoader):
         with loader.current_policy():
             return evaluate()
-    if isinstance(engine.servers, LearnerServers):
-        engine.servers.sync_before(step)
+    if engine.sync_before is not None:
+        engine.sync_before(step)
     return evaluate()
 
 

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
-from coordexp.batching.prompt import PromptEncoder
-from coordexp.codec.prompts import PromptSpec, build_prompt
 from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.config.rollout import RolloutMatchingSection
-from coordexp.data.images import load_image
-from coordexp.data.odd_pictures import write_odd_pictures
 from coordexp.generation.http import TOKEN_VARIABLE
 from coordexp.generation.pixel_check import check_pixels
 from coordexp.generation.server_pool import ServerAddress, ServerPool
@@ -20,6 +14,7 @@ from coordexp.generation.vllm_requests import ModelFacts
 from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.generation.weight_transfer import WeightPusher
 from coordexp.models.load import LoadedModel
+from coordexp.recipes.odd_prompts import odd_prompts
 from coordexp.recipes.stage1_parts import Stage1Parts
 from coordexp.recipes.stage2_async import RolloutEngine
 from coordexp.training.ranks import gather_objects
@@ -58,9 +53,7 @@ def build_server_engine(section: RolloutMatchingSection, parts: Stage1Parts, *, 
 def _inspect(pusher: WeightPusher, backend: VllmServerBackend, model: LoadedModel, *, timeout_s: float, say: Callable[[str], None]) -> UserError | None:
     try:
         pusher.wait_ready(timeout_s)
-        encoder, prompt = PromptEncoder(model.processor), build_prompt(PromptSpec())
-        with tempfile.TemporaryDirectory() as folder:
-            prompts = [encoder.encode(prompt, load_image(path)) for path in write_odd_pictures(Path(folder))]
+        prompts = odd_prompts(model)
         for control in pusher.controls:
             difference = check_pixels(control, backend, prompts)
             say(f"rollout server {control.address.base_url}: the pixels of {len(prompts)} odd pictures differ by {difference:.1g} at most")
