@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from coordexp.batching.prompt import PromptEncoder
-from coordexp.codec.pieces import TextPieces, decode_pieces
-from coordexp.codec.salvage import salvage_text
 from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.data.images import load_image
 from coordexp.data.paths import resolve_image
 from coordexp.data.rules import Rule
-from coordexp.generation.expected_bins import expected_values
 from coordexp.generation.protocol import BackendLostError, GenerationBackend, GenerationRequest
-from coordexp.generation.scores import score_object
 from coordexp.generation.seeds import request_seed
 from coordexp.pipeline.ahead import map_ahead
 from coordexp.pipeline.counts import RunCounts, SampleError
 from coordexp.pipeline.prompting import PromptPlan
+from coordexp.pipeline.reading import AnswerReader
 from coordexp.pipeline.source import SourceLine
-from coordexp.pipeline.standardize import Mode, PixelObject, PredCoordMode, Standardized, ground_truth, standardize
+from coordexp.pipeline.standardize import Mode, PredCoordMode, ground_truth
 from coordexp.types.errors import BackendError, DataError
-from coordexp.types.predictions import Detection, SampleResult
+from coordexp.types.predictions import SampleResult
 from coordexp.types.records import Record
-from coordexp.types.rollouts import GenerationSample, GenerationSettings, SalvagedObject
+from coordexp.types.rollouts import GenerationSample, GenerationSettings
 
 _ERROR_OF_RULE: dict[Rule, SampleError] = {
     Rule.JSON: SampleError.INVALID_JSON,
@@ -113,8 +110,8 @@ class Inference:
     def __init__(self, backend: GenerationBackend, encoder: PromptEncoder, *, tokenizer: TextTokenizer, settings: InferenceSettings) -> None:
         self._backend = backend
         self._encoder = encoder
-        self._tokenizer = tokenizer
         self._settings = settings
+        self._reader = AnswerReader(tokenizer, mode=settings.mode, pred_coord_mode=settings.pred_coord_mode, expectation_window=settings.expectation_window)
         self._generated_until = 0.0
         self.counts = RunCounts()
 
@@ -195,45 +192,22 @@ class Inference:
         record = item.record
         if isinstance(answer, BackendError):
             return self._failed(record, SampleError.GENERATION_FAILED, answer.what)
-        salvaged = salvage_text(answer.text)
-        pieces = decode_pieces(answer.response_ids, tokenizer=self._tokenizer)
-        pixels = self._to_pixels(salvaged.objects, pieces, answer, record)
-        self.counts.note_objects(num_read=len(salvaged.objects), num_kept=len(pixels.objects), dropped=pixels.errors, broken=salvaged.broken)
-        pred = tuple(self._detection(kept, salvaged.objects[kept.index], pieces, answer) for kept in pixels.objects)
+        read = self._reader.read(answer, width=record.width, height=record.height)
+        self.counts.note_objects(num_read=read.num_read, num_kept=len(read.detections), dropped=read.dropped, broken=read.broken)
         gt = ground_truth(record)
         return SampleResult(
             image=record.image,
             width=record.width,
             height=record.height,
             mode=self._settings.mode,
-            coord_mode="pixel" if gt or pred else None,
+            coord_mode="pixel" if gt or read.detections else None,
             gt=gt,
-            pred=pred,
+            pred=read.detections,
             raw_output=answer.text,
-            errors=tuple(dict.fromkeys((*pixels.errors, *(() if pred else (SampleError.EMPTY_PRED,))))),
+            errors=tuple(dict.fromkeys((*read.dropped, *(() if read.detections else (SampleError.EMPTY_PRED,))))),
             finish_reason=answer.finish_reason,
-            score_source="constant" if answer.trace is None else "token_probs",
-            extras={"broken": dict(salvaged.broken)} if salvaged.broken else {},
-        )
-
-    def _to_pixels(self, objects: Sequence[SalvagedObject], pieces: TextPieces, answer: GenerationSample, record: Record) -> Standardized:
-        settings = self._settings
-        is_expected = settings.expectation_window is not None and answer.trace is not None
-        if settings.expectation_window is not None and answer.trace is not None:
-            window = settings.expectation_window
-            objects = [replace(item, values=expected_values(item, pieces=pieces, trace=answer.trace, window=window)) for item in objects]
-        size = {"width": record.width, "height": record.height}
-        return standardize(objects, mode=settings.mode, pred_coord_mode=settings.pred_coord_mode, keeps_fractions=is_expected, **size)
-
-    def _detection(self, kept: PixelObject, item: SalvagedObject, pieces: TextPieces, answer: GenerationSample) -> Detection:
-        confidence = score_object(item, pieces=pieces, trace=answer.trace)
-        return Detection(
-            desc=item.desc,
-            kind=kept.kind,
-            points=kept.points,
-            points_exact=kept.points_exact,
-            score=confidence.score,
-            score_parts=confidence.parts,
+            score_source=read.score_source,
+            extras={"broken": dict(read.broken)} if read.broken else {},
         )
 
     def _failed(self, record: Record, error: SampleError, message: str) -> SampleResult:
