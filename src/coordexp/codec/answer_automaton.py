@@ -103,7 +103,9 @@ class AnswerAutomaton:
         return self._run(state, piece) if piece else None
 
     def cost(self, state: State) -> int:
-        """Tokens that the answer needs at least from here, the end included: enough for sure, not always the fewest."""
+        """Tokens that the answer needs at least from here, the end included: enough for sure, not always the fewest. Behind the end: 0."""
+        if self.is_done(state):
+            return 0
         known = self._costs.get(self._grammar.cost_key(state))
         return self._find_costs(state) if known is None else known
 
@@ -143,7 +145,7 @@ class AnswerAutomaton:
             keys.append(grammar.cost_key(following))
             byte, following = grammar.shortest(following)
         costs = [0] * len(keys)
-        costs[-1] = 1 if self.is_done(following) else 1 + self.cost(following)
+        costs[-1] = 1 + self.cost(following)
         for start in range(len(text) - 1, -1, -1):
             ends = range(start + 1, min(len(text), start + self.index.longest) + 1)
             costs[start] = 1 + min(costs[end] for end in ends if bytes(text[start:end]) in known)
@@ -164,7 +166,7 @@ class AnswerAutomaton:
         if few is None:
             self._grammar.depends_on_number = False
             pairs = find(state)
-            costs = [0 if self.is_done(after) else self.cost(after) for _, after in pairs]
+            costs = [self.cost(after) for _, after in pairs]
             few = Few(np.array([token_id for token_id, _ in pairs], dtype=np.int32), np.array(costs, dtype=np.int16), max(costs, default=0))
             depends = self._grammar.depends_on_number or any(self._grammar.is_before_number(after) for _, after in pairs)
             if len(self._few) >= _MAX_KEPT:
@@ -229,7 +231,7 @@ class AnswerRow:
         row.push(token_id)
     """
 
-    __slots__ = ("_automaton", "_desc_left", "_left", "is_short", "state")
+    __slots__ = ("_automaton", "_desc_left", "_left", "is_hurried", "is_short", "state")
 
     def __init__(self, automaton: AnswerAutomaton, *, max_new_tokens: int) -> None:
         """`max_new_tokens` counts the end token. Raises ValueError when not even the empty answer fits."""
@@ -237,6 +239,8 @@ class AnswerRow:
         self.state, self._desc_left = automaton.start, 0
         self.is_short = False
         """Whether the limit ever took some of the choice away: the answer might have been longer."""
+        self.is_hurried = False
+        """Whether it was told to end."""
         if automaton.cost(self.state) > max_new_tokens:
             raise ValueError(f"the empty answer has {automaton.cost(self.state)} tokens, and {max_new_tokens} are allowed")
 
@@ -259,6 +263,7 @@ class AnswerRow:
 
     def close_soon(self) -> None:
         """From now on only what leads to the end soonest."""
+        self.is_hurried = True
         self._left = min(self._left, self._automaton.cost(self.state))
 
     @property

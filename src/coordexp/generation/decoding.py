@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from coordexp.generation.constrained import ConstrainedRows
 from coordexp.generation.forward import CachedForward
 from coordexp.generation.repeat import RepeatGuard
 from coordexp.generation.sampling import TokenPicker
@@ -33,13 +34,15 @@ class Decoding:
         stop_ids: Tensor,
         max_new_tokens: int,
         guards: Sequence[RepeatGuard] | None = None,
+        constrained: ConstrainedRows | None = None,
     ) -> None:
-        """`stop_ids` [S] is on the device of the model; `guards` has one for each row."""
+        """`stop_ids` [S] is on the device of the model; `guards` has one for each row; `constrained` is that of the picker."""
         device = stop_ids.device
         self._forward, self._picker, self._recorder = forward, picker, recorder
         self._stop_ids, self._guards, self._max_new_tokens = stop_ids, guards, max_new_tokens
         self._tokens = torch.zeros(num_rows, max_new_tokens, dtype=torch.long, device=device)
         self._num_tokens = torch.full((num_rows,), max_new_tokens, device=device)
+        self._constrained = constrained
         self._looped: set[int] = set()
 
     def run(self) -> None:
@@ -69,6 +72,8 @@ class Decoding:
     def finish_reason(self, row: int) -> FinishReason:
         if row in self._looped:
             return "repeat"
+        if self._constrained is not None and self._constrained.is_short(row):
+            return "length"
         return "stop" if int(self._num_tokens[row]) < self._max_new_tokens else "length"
 
     def trace(self, row: int) -> tuple[TokenTrace, ...] | None:
@@ -82,10 +87,14 @@ class Decoding:
         return tokens
 
     def _end_loops(self, guards: Sequence[RepeatGuard], tokens: Tensor, *, rows: Tensor, is_running: Tensor, step: int) -> Tensor:
-        """`is_running` without the rows whose guard fires at this token, which stays part of the answer."""
+        """`is_running` without the rows whose guard fires at this token, which stays part of the answer; a constrained row ends its document first."""
         numbers, running = rows.tolist(), is_running.tolist()
         loops = [runs and guards[row].push(token) for row, token, runs in zip(numbers, tokens.tolist(), running, strict=True)]
         ended = [row for row, is_loop in zip(numbers, loops, strict=True) if is_loop]
         self._looped.update(ended)
+        if self._constrained is not None:
+            for row in ended:
+                self._constrained.close_soon(row)
+            return is_running
         self._num_tokens[ended] = step + 1
         return is_running & ~torch.tensor(loops, device=is_running.device)

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from coordexp.codec.answer_automaton import AnswerRow
 from coordexp.codec.pieces import decode_pieces
 from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.generation.beams import BeamSearch
+from coordexp.generation.constrained import AutomatonShelf, ConstrainedRows
 from coordexp.generation.decoding import Decoding
 from coordexp.generation.forward import CachedForward
 from coordexp.generation.prompt_batch import collate_prompts
@@ -41,6 +43,8 @@ class HfBackend:
         self._coord_vocab = loaded.coord_vocab
         self._batch_size = batch_size
         self._stop_ids = stop_token_ids(self._model, self._tokenizer)
+        self._vocab_size = int(self._model.config.get_text_config().vocab_size)
+        self._automata = AutomatonShelf(self.text_tokenizer, vocab_size=self._vocab_size, coord_vocab=loaded.coord_vocab, stop_ids=self._stop_ids)
         parameter = next(self._model.parameters())
         self._info = BackendInfo(
             type="hf",
@@ -60,7 +64,7 @@ class HfBackend:
         """See `GenerationBackend.generate`. Prompts of similar length share a batch; beam search gives no trace.
 
         Raises:
-            BackendError: out of memory, or beams that are sampled were asked for.
+            BackendError: out of memory, beams that are sampled were asked for, or no constrained answer fits into `max_new_tokens`.
         """
         if settings.num_beams > 1 and settings.temperature > 0:
             what = f"beam search does not sample (num_beams={settings.num_beams}, temperature={settings.temperature})"
@@ -96,15 +100,17 @@ class HfBackend:
         prompt_ids = [request.prompt.token_ids.tolist() for request in requests]
         if settings.num_beams > 1:
             return self._search(requests, prompt_ids, settings, forward)
-        size = {"vocab_size": self._model.config.get_text_config().vocab_size, "device": batch.input_ids.device}
+        size = {"vocab_size": self._vocab_size, "device": batch.input_ids.device}
+        constrained = self._constrained(settings, len(requests))
         decoding = Decoding(
             forward,
             num_rows=len(requests),
-            picker=TokenPicker(settings, seeds=[request.seed for request in requests], prompt_ids=prompt_ids, **size),
+            picker=TokenPicker(settings, seeds=[request.seed for request in requests], prompt_ids=prompt_ids, constrained=constrained, **size),
             recorder=TraceRecorder(self._coord_vocab, num_rows=len(requests), num_steps=settings.max_new_tokens, **size) if with_trace else None,
             stop_ids=torch.tensor(self._stop_ids, device=size["device"]),
             max_new_tokens=settings.max_new_tokens,
             guards=self._guards(settings, len(requests)),
+            constrained=constrained,
         )
         decoding.run()
         return [
@@ -121,12 +127,21 @@ class HfBackend:
             max_new_tokens=settings.max_new_tokens,
             repetition_penalty=settings.repetition_penalty,
             guards=self._guards(settings, len(requests)),
+            answers=self._answers(settings, len(requests)),
         )
         return [self._sample(request, best.ids, best.finish_reason) for request, best in zip(requests, search.run(prompt_ids), strict=True)]
 
     def _guards(self, settings: GenerationSettings, count: int) -> list[RepeatGuard] | None:
         limits = settings.repeat
         return None if limits is None else [RepeatGuard(limits, piece_of=self.text_tokenizer.piece) for _ in range(count)]
+
+    def _answers(self, settings: GenerationSettings, count: int) -> list[AnswerRow] | None:
+        spec = settings.constraint
+        return None if spec is None else [self._automata.start(spec, max_new_tokens=settings.max_new_tokens) for _ in range(count)]
+
+    def _constrained(self, settings: GenerationSettings, count: int) -> ConstrainedRows | None:
+        answers = self._answers(settings, count)
+        return None if answers is None else ConstrainedRows(answers, vocab_size=self._vocab_size)
 
     def _sample(self, request: GenerationRequest, ids: tuple[int, ...], finish_reason: str, *, trace: tuple[TokenTrace, ...] | None = None) -> GenerationSample:
         return GenerationSample(

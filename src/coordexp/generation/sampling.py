@@ -1,6 +1,6 @@
 """The next token from the logits: greedy or sampled, each row with its own random numbers.
 
-The order of the operations is that of transformers' `generate`: repetition penalty, temperature, top-k, top-p.
+The order of the operations is that of transformers' `generate`: repetition penalty, what the constraint forbids, temperature, top-k, top-p.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from coordexp.generation.constrained import ConstrainedRows
 from coordexp.types.rollouts import GenerationSettings
 
 
@@ -21,9 +22,16 @@ class TokenPicker:
     """
 
     def __init__(
-        self, settings: GenerationSettings, *, seeds: Sequence[int], prompt_ids: Sequence[Sequence[int]], vocab_size: int, device: torch.device
+        self,
+        settings: GenerationSettings,
+        *,
+        seeds: Sequence[int],
+        prompt_ids: Sequence[Sequence[int]],
+        vocab_size: int,
+        device: torch.device,
+        constrained: ConstrainedRows | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._constrained = settings, constrained
         self._uniforms = _uniforms(seeds, num_steps=settings.max_new_tokens, device=device) if settings.temperature > 0 else None
         self._is_seen = seen_tokens(prompt_ids, vocab_size=vocab_size, device=device) if settings.repetition_penalty != 1.0 else None
 
@@ -31,9 +39,14 @@ class TokenPicker:
         """Token ids [N] for the batch rows `rows` [N] with float32 logits [N, V]."""
         if self._is_seen is not None:
             logits = torch.where(self._is_seen[rows], penalize(logits, self._settings.repetition_penalty), logits)
+        numbers = [] if self._constrained is None else rows.tolist()
+        if self._constrained is not None:
+            logits = logits.masked_fill(~torch.from_numpy(self._constrained.allowed(numbers)).to(logits.device), -torch.inf)
         tokens = logits.argmax(dim=-1) if self._uniforms is None else _sample(logits, self._settings, uniforms=self._uniforms[rows, step])
         if self._is_seen is not None:
             self._is_seen[rows, tokens] = True
+        if self._constrained is not None:
+            self._constrained.push(numbers, tokens.tolist())
         return tokens
 
 
@@ -64,7 +77,7 @@ def _sample(logits: Tensor, settings: GenerationSettings, *, uniforms: Tensor) -
     probs, ids = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     cumulative = probs.cumsum(dim=-1)
     # the nucleus: the fewest tokens whose probabilities reach top_p, at least one
-    is_inside = cumulative - probs < settings.top_p
+    is_inside = (cumulative - probs < settings.top_p) & (probs > 0)
     is_inside[:, 0] = True
     total = (probs * is_inside).sum(dim=-1, keepdim=True)
     places = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)

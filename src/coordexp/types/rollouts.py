@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from coordexp.types.constraint import ConstraintSpec
 from coordexp.types.records import DetObject, GeometryKind
 
 
@@ -53,6 +54,8 @@ class GenerationSettings:
     seed: int = 0
     repeat: RepeatLimits | None = None
     """The loop guard; None: off."""
+    constraint: ConstraintSpec | None = None
+    """Let the model write nothing but complete documents of this kind; None: whatever it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,10 @@ class TokenTrace:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSample:
-    """One response. Example: `finish_reason` is `stop` (the model ended), `length` (cut at max_new_tokens), `repeat` (loop guard) or `abort`."""
+    """One response. Example: `finish_reason` is `stop` (the model ended), `length` (cut at max_new_tokens), `repeat` (loop guard) or `abort`.
+
+    A constrained answer is complete whatever the reason: `length` says that the limit took choices away from it, `repeat` that a loop was led to the end.
+    """
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
