@@ -37,21 +37,32 @@ class BackendSection(Section):
     mode: Literal["server", "local"] = "server"
     """vllm only: an OpenAI-compatible server, or in process."""
     base_url: Text | None = None
-    """vllm server only."""
+    """vllm server only: its address with the port; several with commas between them."""
     model: Text | None = None
     """Name that the server gives the model; absent: the checkpoint."""
     auto_launch: Switch = False
-    """vllm server only: start it and stop it with the run."""
+    """vllm server only: start it on this machine and stop it with the run."""
     timeout_s: PositiveNumber = 240.0
-    """vllm only: waiting for the server, in seconds."""
+    """vllm server only: waiting for the one that is started, in seconds."""
     client_concurrency: Positive = 16
-    """vllm server only: requests under way."""
+    """vllm server only: requests under way on each."""
     server_options: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """vllm server only: passed on."""
+    """vllm only, when it is started by us: arguments of vLLM by its own names, such as `max_model_len: 8192`."""
+    top_logprobs: Positive = 20
+    """vllm only: most probable tokens that scores and expectations are read from; more than 20 only where the server allows it (`--max-logprobs`)."""
     attn_impl: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """Preferred attention implementation; one that is missing falls back with a notice."""
     torch_dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Number format of the weights."""
+
+    def vllm_problems(self) -> Iterator[KeyProblem]:
+        """What a vllm backend needs beside its type."""
+        if self.mode == "server" and not self.auto_launch and self.base_url is None:
+            yield KeyProblem("infer.backend.base_url", "is required by a vLLM server that is not started here", "name it, or set auto_launch: true")
+        if self.mode == "local" and (self.base_url is not None or self.auto_launch):
+            yield KeyProblem("infer.backend.mode", "local has no server", "remove base_url and auto_launch, or set mode: server")
+        if self.auto_launch and self.base_url is not None and "," in self.base_url:
+            yield KeyProblem("infer.backend.base_url", "only one server is started", "name one address, or leave it out")
 
 
 class GenerationSection(Section):
@@ -148,6 +159,8 @@ class InferConfig(FileSection):
             yield KeyProblem("stages", "no stage is on", "set infer, eval or vis to true")
         if self.stages.infer and self.infer is None:
             yield KeyProblem("infer", "is required when stages.infer is true", "name infer.gt_jsonl and infer.model_checkpoint")
+        if self.stages.infer and self.infer is not None and self.infer.backend.type == "vllm":
+            yield from self.infer.backend.vllm_problems()
         if "/" in self.run.name or self.run.name in {".", ".."}:
             yield KeyProblem("run.name", "must be a plain folder name", "put folders into run.output_dir")
         yield from threshold_problems(self.eval, "eval.")

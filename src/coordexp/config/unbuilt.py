@@ -79,7 +79,6 @@ TRAIN: tuple[Unbuilt, ...] = (
 )
 
 INFER: tuple[Unbuilt, ...] = (
-    Unbuilt("infer.backend.type", ("hf",), "generation by vLLM", "vllm"),
     Unbuilt("infer.mode", ("auto", "coord", "text"), "the native grounding format of stock Qwen3-VL", "native"),
     Unbuilt("infer.constrain", ("off",), "constrained decoding", "json"),
 )

@@ -26,6 +26,8 @@ class EngineOptions:
     prefix_caching: bool = True
     kv_cache_mb: int = 128
     """Of the key and value memory on a CPU."""
+    max_logprobs: int = 20
+    """Most probable tokens that a request may ask for."""
     transfer: str | None = None
     """Weight-transfer engine; None: `nccl` on GPUs, ours on a CPU."""
 
@@ -45,6 +47,7 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "worker_extension_cls": EXTENSION,
         "weight_transfer_config": {"backend": options.transfer or ("coordexp" if options.is_cpu else "nccl")},
         "enable_prefix_caching": options.prefix_caching,
+        "max_logprobs": options.max_logprobs,
     }
     if options.is_cpu:
         # the default share of the memory refuses to start on a busy machine; the cache is sized by itself

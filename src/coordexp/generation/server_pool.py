@@ -29,7 +29,7 @@ class ServerAddress:
         scheme, separator, rest = self.base_url.partition("://")
         port = rest.rstrip("/").rpartition(":")[2]
         if scheme not in ("http", "https") or not separator or not port.isdigit():
-            raise ConfigError(f"{self.base_url!r} is no http(s) address with a port", where="rollout_matching.vllm.server", fix="write http://127.0.0.1:8000")
+            raise ConfigError(f"{self.base_url!r} is no http(s) address with a port", where="server address", fix="write http://127.0.0.1:8000")
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
 
     @property

@@ -18,7 +18,7 @@ from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.generation.engine_options import EngineOptions, engine_arguments, engine_environment
 from coordexp.generation.pixel_check import LOOK, looking_at, read_pixels
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
-from coordexp.generation.vllm_requests import ModelFacts, check_settings, pictures_of, read_sample, sampling_parameters, unexpanded_ids
+from coordexp.generation.vllm_requests import DEFAULT_TOP, ModelFacts, TopTokens, check_settings, pictures_of, read_sample, sampling_parameters, unexpanded_ids
 from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
 from coordexp.types.sequences import ImageInputs, PromptInputs
@@ -36,14 +36,14 @@ class VllmEngineBackend:
     Example: `VllmEngineBackend(EngineOptions(model=path, dtype="float32"), facts=ModelFacts.of(loaded), tokenizer=tokenizer).generate(requests, settings)`
     """
 
-    def __init__(self, options: EngineOptions, *, facts: ModelFacts, tokenizer: AnyTokenizer) -> None:
-        """Start the engine: some seconds.
+    def __init__(self, options: EngineOptions, *, facts: ModelFacts, tokenizer: AnyTokenizer, top_tokens: int = DEFAULT_TOP) -> None:
+        """Start the engine: some seconds. `top_tokens`: most probable tokens that come with each token when a trace is asked for.
 
         Raises:
             BackendError: vLLM cannot be imported here, or the engine does not start.
         """
         self.text_tokenizer = TextTokenizer.of(tokenizer)
-        self._facts, self._options = facts, options
+        self._facts, self._options, self._top_tokens = facts, options, top_tokens
         self._llm: Any = _start(options)
         self.version = 0
         """Of the weights that it holds; samples carry it."""
@@ -66,8 +66,6 @@ class VllmEngineBackend:
         Raises:
             BackendError: it generated from another prompt, cannot serve a request, or broke.
         """
-        if with_trace:
-            raise BackendError("an engine in this process gives no token probabilities", fix="use the hf backend where they are needed")
         check_settings(settings)
         engine = self._engine()
         from vllm import SamplingParams
@@ -76,7 +74,7 @@ class VllmEngineBackend:
         prompts: list[Any] = []
         parameters: list[Any] = []
         for request in requests:
-            sampling = sampling_parameters(request, settings, facts=self._facts)
+            sampling = sampling_parameters(request, settings, facts=self._facts, top_tokens=self._top_tokens if with_trace else None)
             repetition = sampling.pop("repetition_detection", None)
             parameters.append(SamplingParams(**sampling, repetition_detection=None if repetition is None else RepetitionDetectionParams(**repetition)))
             pictures = pictures_of(request.prompt, facts=self._facts)
@@ -140,11 +138,17 @@ class VllmEngineBackend:
             settings,
             prompt_ids=answer.prompt_token_ids,
             token_ids=tuple(map(int, choice.token_ids)),
+            top_tokens=None if choice.logprobs is None else tuple(map(_top_tokens, choice.token_ids, choice.logprobs)),
             version=self.version,
             engine="vLLM in this process",
             facts=self._facts,
             tokenizer=self.text_tokenizer,
         )
+
+
+def _top_tokens(token: int, found: Any) -> TopTokens:
+    """In vLLM's own form: token id → an object with its log-probability."""
+    return TopTokens(float(found[token].logprob), tuple((int(other), float(entry.logprob)) for other, entry in found.items()))
 
 
 def _start(options: EngineOptions) -> Any:

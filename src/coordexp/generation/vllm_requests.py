@@ -6,14 +6,17 @@ placeholders of pictures by itself, and the ids that it generated from must be t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from coordexp.batching.pictures import PatchLayout, restore_picture
+from coordexp.codec.coord_tokens import CoordVocabulary
 from coordexp.codec.pieces import decode_pieces
 from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.generation.loop_limits import cut_loop, server_repetition
@@ -21,31 +24,61 @@ from coordexp.generation.prompt_ids import check_prompt_ids
 from coordexp.generation.protocol import GenerationRequest
 from coordexp.generation.stop_tokens import stop_token_ids
 from coordexp.types.errors import BackendError
-from coordexp.types.rollouts import GenerationSample, GenerationSettings
+from coordexp.types.rollouts import GenerationSample, GenerationSettings, TokenTrace
 from coordexp.types.sequences import PromptInputs
 
 if TYPE_CHECKING:
     from coordexp.models.load import LoadedModel
 
 
+DEFAULT_TOP = 20
+"""Most probable tokens that come with each token when probabilities are asked for: what a vLLM server allows by default."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the learner's checkpoint decides about requests."""
+    """What the checkpoint decides about requests."""
 
     checkpoint: str
     image_token_id: int
     stop_ids: tuple[int, ...]
     layout: PatchLayout
+    coord_vocab: CoordVocabulary
 
     @classmethod
     def of(cls, loaded: LoadedModel) -> ModelFacts:
-        """Of the learner's model."""
+        """Of a model in this process."""
+        return cls._of(str(loaded.path), loaded.processor, loaded.model.generation_config, loaded.coord_vocab)
+
+    @classmethod
+    def of_folder(cls, folder: Path, processor: Any) -> ModelFacts:
+        """Of a checkpoint whose weights are not read here.
+
+        Raises:
+            CheckpointError: it has no coordinate tokens.
+        """
+        from transformers import GenerationConfig
+
+        stored = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
+        return cls._of(str(folder), processor, stored, CoordVocabulary.from_tokenizer(processor.tokenizer, where=str(folder)))
+
+    @classmethod
+    def _of(cls, checkpoint: str, processor: Any, generation_config: Any, coord_vocab: CoordVocabulary) -> ModelFacts:
         return cls(
-            checkpoint=str(loaded.path),
-            image_token_id=int(loaded.processor.image_token_id),
-            stop_ids=tuple(stop_token_ids(loaded.model, loaded.tokenizer)),
-            layout=PatchLayout.of(loaded.processor.image_processor),
+            checkpoint=checkpoint,
+            image_token_id=int(processor.image_token_id),
+            stop_ids=tuple(stop_token_ids(generation_config, processor.tokenizer)),
+            layout=PatchLayout.of(processor.image_processor),
+            coord_vocab=coord_vocab,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TopTokens:
+    """What an engine says of one generated token: its log-probability, and those of the most probable tokens by id."""
+
+    logprob: float
+    others: tuple[tuple[int, float], ...]
 
 
 def check_settings(settings: GenerationSettings) -> None:
@@ -54,8 +87,8 @@ def check_settings(settings: GenerationSettings) -> None:
         raise BackendError("vLLM has no beam search", fix="set decode_mode: greedy, or rollout_backend: hf")
 
 
-def sampling_parameters(request: GenerationRequest, settings: GenerationSettings, *, facts: ModelFacts) -> dict[str, Any]:
-    """By vLLM's names."""
+def sampling_parameters(request: GenerationRequest, settings: GenerationSettings, *, facts: ModelFacts, top_tokens: int | None = None) -> dict[str, Any]:
+    """By vLLM's names. `top_tokens`: how many of the most probable tokens come with each; None: no probabilities."""
     sampling: dict[str, Any] = {
         "max_tokens": settings.max_new_tokens,
         "temperature": settings.temperature,
@@ -68,6 +101,8 @@ def sampling_parameters(request: GenerationRequest, settings: GenerationSettings
     }
     if settings.temperature > 0:
         sampling["seed"] = request.seed
+    if top_tokens is not None:
+        sampling["logprobs"] = top_tokens
     if settings.repeat is not None:
         sampling["repetition_detection"] = server_repetition(settings.repeat)
     return sampling
@@ -92,6 +127,7 @@ def read_sample(
     *,
     prompt_ids: Sequence[int],
     token_ids: tuple[int, ...],
+    top_tokens: Sequence[TopTokens] | None = None,
     version: int,
     engine: str,
     facts: ModelFacts,
@@ -104,6 +140,7 @@ def read_sample(
         settings: how.
         prompt_ids: what the engine says it generated from.
         token_ids: what it generated, with the stop token.
+        top_tokens: one for each of them, when probabilities were asked for.
         version: of the weights.
         engine: names it in errors.
         facts: of the learner's model.
@@ -122,6 +159,19 @@ def read_sample(
         text=decode_pieces(ids, tokenizer=tokenizer).text,
         finish_reason="stop" if has_stopped else "length",
         seed=request.seed,
+        trace=None if top_tokens is None else tuple(_trace_of(token, top, facts.coord_vocab) for token, top in zip(ids, top_tokens, strict=False)),
         policy_version=version,
     )
     return sample if settings.repeat is None else cut_loop(sample, settings.repeat, tokenizer=tokenizer)
+
+
+def _trace_of(token: int, top: TopTokens, coord_vocab: CoordVocabulary) -> TokenTrace:
+    """At a coordinate token, the probabilities of the bins among the most probable tokens.
+
+    They are not scaled up to 1: what lies beyond the most probable tokens is what a doubtful coordinate differs in from a certain one.
+    """
+    if coord_vocab.bin_of(token) is None:
+        return TokenTrace(top.logprob)
+    found = {k: math.exp(logprob) for other, logprob in ((token, top.logprob), *top.others) if (k := coord_vocab.bin_of(other)) is not None}
+    bins = tuple(sorted(found))
+    return TokenTrace(top.logprob, bins, tuple(found[k] for k in bins))

@@ -27,7 +27,7 @@ from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.generation.http import check_status, client_settings, describe_trouble
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
 from coordexp.generation.server_pool import ServerAddress, ServerPool
-from coordexp.generation.vllm_requests import ModelFacts, check_settings, pictures_of, read_sample, sampling_parameters, unexpanded_ids
+from coordexp.generation.vllm_requests import DEFAULT_TOP, ModelFacts, TopTokens, check_settings, pictures_of, read_sample, sampling_parameters, unexpanded_ids
 from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
 
@@ -52,16 +52,30 @@ class VllmServerBackend:
     """
 
     def __init__(
-        self, pool: ServerPool, *, facts: ModelFacts, tokenizer: AnyTokenizer, token: str | None = None, answer_timeout_s: float | None = None
+        self,
+        pool: ServerPool,
+        *,
+        facts: ModelFacts,
+        tokenizer: AnyTokenizer,
+        token: str | None = None,
+        answer_timeout_s: float | None = None,
+        model: str | None = None,
+        top_tokens: int = DEFAULT_TOP,
+        concurrency: int | None = None,
     ) -> None:
         """Args beside the obvious.
 
         token: that the servers ask for.
         answer_timeout_s: waiting for one answer; None: no limit.
+        model: name of the model in requests; None: the one that the server has.
+        top_tokens: most probable tokens that come with each token when a trace is asked for.
+        concurrency: requests under way on one server, of all callers together; None: no limit.
         """
         self.pool = pool
         self.text_tokenizer = TextTokenizer.of(tokenizer)
         self._facts, self._token, self._timeout_s = facts, token, answer_timeout_s
+        self._model, self._top_tokens = model, top_tokens
+        self._gates = {} if concurrency is None else {server.base_url: asyncio.Semaphore(concurrency) for server in pool.addresses}
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._running: dict[str, ServerAddress] = {}
         """Ids of requests under way."""
@@ -89,12 +103,10 @@ class VllmServerBackend:
         Raises:
             BackendError: no server is left, one generated from another prompt, the request cannot be served, or `abort` was called.
         """
-        if with_trace:
-            raise BackendError("rollouts on servers come without token probabilities", fix="use rollout_backend: hf where they are needed")
         check_settings(settings)
         if not requests:
             return []
-        bodies = [self._body(request, settings) for request in requests]
+        bodies = [self._body(request, settings, with_trace=with_trace) for request in requests]
         answers = self._wait(self._answer_all(bodies))
         return [self._sample(request, answer, settings) for request, answer in zip(requests, answers, strict=True)]
 
@@ -171,7 +183,8 @@ class VllmServerBackend:
     async def _ask(self, server: ServerAddress, body: Mapping[str, Any]) -> _Answer:
         state = self.pool.state(server)
         name = uuid.uuid4().hex
-        asked = {**body, "request_id": name, **({} if state.adapter is None else {"model": state.adapter})}
+        model = state.adapter or self._model
+        asked = {**body, "request_id": name, **({} if model is None else {"model": model})}
         self._running[name] = server
         try:
             retrying = AsyncRetrying(
@@ -180,7 +193,8 @@ class VllmServerBackend:
                 retry=retry_if_exception_type((httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError, httpx.HTTPStatusError)),
                 reraise=True,
             )
-            response = await retrying(self._post, server, asked)
+            async with self._gates.get(server.base_url, contextlib.nullcontext()):
+                response = await retrying(self._post, server, asked)
         except httpx.HTTPError as error:
             raise ServerLostError(describe_trouble(error)) from error
         finally:
@@ -210,12 +224,12 @@ class VllmServerBackend:
         for client in self._clients.values():
             await client.aclose()
 
-    def _body(self, request: GenerationRequest, settings: GenerationSettings) -> dict[str, Any]:
+    def _body(self, request: GenerationRequest, settings: GenerationSettings, *, with_trace: bool = False) -> dict[str, Any]:
         pictures = [_as_url(encode_png(picture)) for picture in pictures_of(request.prompt, facts=self._facts)]
         return {
             "token_ids": unexpanded_ids(request.prompt, facts=self._facts),
             "content_parts": [{"type": "image_url", "url": url} for url in pictures],
-            "sampling_params": sampling_parameters(request, settings, facts=self._facts),
+            "sampling_params": sampling_parameters(request, settings, facts=self._facts, top_tokens=self._top_tokens if with_trace else None),
             "return_token_ids": True,
         }
 
@@ -227,6 +241,7 @@ class VllmServerBackend:
             settings,
             prompt_ids=answer.prompt_ids,
             token_ids=answer.token_ids,
+            top_tokens=answer.top_tokens,
             version=answer.version,
             engine=answer.server,
             facts=self._facts,
@@ -244,6 +259,8 @@ class _Answer:
     """With the stop token."""
     finish_reason: str
     version: int
+    top_tokens: tuple[TopTokens, ...] | None
+    """One for each token, when probabilities were asked for."""
 
     @classmethod
     def read(cls, response: httpx.Response, *, server: ServerAddress, version: int | None) -> _Answer:
@@ -257,6 +274,7 @@ class _Answer:
                 token_ids=tuple(map(int, choice["token_ids"])),
                 finish_reason=str(choice["finish_reason"]),
                 version=0 if version is None else version,
+                top_tokens=_read_top_tokens(choice.get("logprobs")),
             )
             spans = {str(span["version"]) for span in choice.get("weight_versions") or ()}
         except (ValueError, KeyError, TypeError) as error:
@@ -264,6 +282,15 @@ class _Answer:
         if version is not None and spans - {str(version)}:
             raise ServerLostError(f"it answers with the weights {', '.join(sorted(spans))}, not {version}: it was restarted, or another learner uses it")
         return answer
+
+
+def _read_top_tokens(logprobs: Mapping[str, Any] | None) -> tuple[TopTokens, ...] | None:
+    if logprobs is None:
+        return None
+    return tuple(
+        TopTokens(float(entry["logprob"]), tuple((int(other["token_id"]), float(other["logprob"])) for other in entry["top_logprobs"]))
+        for entry in logprobs["content"]
+    )
 
 
 async def _all_or_first_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

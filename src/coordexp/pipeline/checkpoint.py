@@ -31,7 +31,7 @@ def open_checkpoint(path: Path, *, dtype: str, attn_implementation: str, device:
         BackendError: there is no such device.
     """
     folder = check_checkpoint(path)
-    place = _find_device(device)
+    place = find_device(device)
     package = _PACKAGE_OF_ATTENTION.get(attn_implementation)
     is_missing = package is not None and importlib.util.find_spec(package) is None
     if is_missing:
@@ -41,7 +41,12 @@ def open_checkpoint(path: Path, *, dtype: str, attn_implementation: str, device:
     return dataclasses.replace(loaded, attn_requested=attn_implementation)
 
 
-def _find_device(name: str) -> str:
+def find_device(name: str) -> str:
+    """`auto` resolved, anything else checked.
+
+    Raises:
+        BackendError: there is no such device.
+    """
     if name == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     try:

@@ -77,7 +77,7 @@ def run_inference(run: InferRun, *, device: str, progress: Progress) -> None:
         what = f"there are no coordinate tokens to take the expectation over in mode {choice.mode} ({choice.reason})"
         raise ConfigError(what, where="infer.coord_decode", fix="set it to argmax, or use mode coord")
     settings = inference_settings(section, choice.mode, survey, run.image_root)
-    with open_backend(section, device=device, progress=progress) as opened:
+    with open_backend(section, device=device, log=paths.gt_vs_pred.parent / "vllm_server.log", progress=progress) as opened:
         inference = Inference(opened.backend, opened.encoder, tokenizer=opened.tokenizer, settings=settings)
         details = {
             "fingerprint": mark,
@@ -127,4 +127,12 @@ def inference_settings(section: InferSection, mode: Mode, survey: Survey, root: 
         image_root=root.folder,
         expectation_window=section.coord_decode_window if section.coord_decode == "expectation" else None,
         num_loaders=section.num_workers,
+        num_windows=_num_windows(section),
     )
+
+
+def _num_windows(section: InferSection) -> int:
+    """Windows that are under way at a time: enough of them that a server always has as many requests as it may have."""
+    if section.backend.type == "hf" or section.backend.mode == "local":
+        return 1
+    return -(-section.backend.client_concurrency // section.generation.batch_size) + 1

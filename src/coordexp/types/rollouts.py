@@ -62,7 +62,8 @@ class GenerationSettings:
 class TokenTrace:
     """What the probabilities said at one generated token.
 
-    `coord_bins`/`coord_probs` are given at coordinate tokens only: the distribution over the 1,000 bins (all of it, or the top K that a server returned).
+    `coord_bins`/`coord_probs` are given at coordinate tokens only: the distribution over the 1,000 bins, or, as they are, the probabilities of those bins that
+    vLLM had among its most probable tokens. Bins ascend.
     """
 
     logprob: float
