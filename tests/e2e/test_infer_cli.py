@@ -59,7 +59,12 @@ WRONG: dict[str, tuple[Callable[[dict[str, str]], object], str]] = {
     "misspelt device": (lambda flags: flags.update({"--device": "gpu0"}), "there is no device 'gpu0'"),
     "misspelt mode": (lambda flags: flags.update({"--mode": "cord"}), "did you mean coord?"),
     "native mode": (lambda flags: flags.update({"--mode": "native"}), "not supported by this version"),
-    "vllm": (lambda flags: flags.update({"--backend": "vllm"}), "generation by vLLM is not supported by this version"),
+    "vllm without a server": (lambda flags: flags.update({"--backend": "vllm"}), "infer.backend.base_url: is required by a vLLM server"),
+    "unknown host": (
+        lambda flags: flags.update({"--backend": "vllm", "--vllm-base-url": "http://no.such.host.invalid:8000"}),
+        "http://no.such.host.invalid:8000: no vLLM server: nothing answers there; start one with",
+    ),
+    "a server that is none": (lambda flags: flags.update({"--backend": "vllm", "--vllm-base-url": "127.0.0.1:8000"}), "is no http(s) address with a port"),
     "no mode": (lambda flags: flags.pop("--mode"), "--mode missing"),
 }
 

@@ -16,15 +16,12 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from coordexp.cli.main import main
-from coordexp.data.convert import to_tokens
-from coordexp.data.jsonl import record_to_json
-from coordexp.data.synthetic import SceneSettings, render_scene
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.pipeline.result_file import journal_path
-from coordexp.types.records import Record
+
+from .scenes import write_scenes
 
 pytestmark = pytest.mark.slow
 
@@ -39,17 +36,7 @@ _FORKS.set_forkserver_preload(["coordexp.cli.main", "coordexp.recipes.infer", "c
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data file of drawn scenes beside its images."""
-    folder = tmp_path_factory.mktemp("scenes")
-    settings = SceneSettings(name="kills", kind="shapes", seed=3, num_scenes=NUM_IMAGES, width=96, height=96, min_side=18, max_side=40, max_objects=3)
-    lines = []
-    for index in range(NUM_IMAGES):
-        scene = render_scene(settings, index)
-        Image.fromarray(scene.image).save(folder / f"{index}.png")
-        height, width = scene.image.shape[:2]
-        lines.append(json.dumps(record_to_json(to_tokens(Record("", f"{index}.png", width, height, scene.objects, "pixel")))))
-    (folder / "val.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / "val.jsonl"
+    return write_scenes(tmp_path_factory.mktemp("scenes"), count=NUM_IMAGES)
 
 
 @pytest.fixture
