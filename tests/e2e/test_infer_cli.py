@@ -104,3 +104,27 @@ def test_the_loop_guard_ends_an_answer_that_repeats_itself(flags: dict[str, str]
     assert answers["free"]["raw_output"].startswith(answers["guarded"]["raw_output"])
     assert len(answers["guarded"]["raw_output"]) < len(answers["free"]["raw_output"])
     assert json.loads((tmp_path / "guarded" / "summary.json").read_text())["finish_reasons"] == {"repeat": 1}
+
+
+@pytest.mark.slow
+def test_constrained_answers_of_an_untrained_model_are_objects_with_names_of_the_list(flags: dict[str, str], tmp_path: Path) -> None:
+    flags |= {"--max_new_tokens": "64", "--temperature": "2", "--config": str(tmp_path / "pipeline.yaml")}
+    Path(flags["--config"]).write_text(
+        f"run: {{name: hot, output_dir: {tmp_path}/runs}}\n"
+        "stages: {infer: true, eval: true, vis: false}\n"
+        f"infer: {{gt_jsonl: {flags['--gt_jsonl']}, model_checkpoint: {flags['--model_checkpoint']},"
+        " constrain: json, labels: [cat, 'a \"dog\"'], max_objects: 2}\n"
+        "eval: {report: false, label_match: exact}\n"
+    )
+    assert main(["infer", *as_arguments({name: flags[name] for name in ("--config", "--max_new_tokens", "--temperature", "--device", "--mode")})]) == 0
+
+    run = tmp_path / "runs" / "hot"
+    (line,) = (json.loads(text) for text in (run / "gt_vs_pred.jsonl").read_text().splitlines())
+    written = json.loads(line["raw_output"])
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(written) <= {"object_1", "object_2"}
+    assert {entry["desc"] for entry in written.values()} <= {"cat", 'a "dog"'}
+    assert summary["objects"]["broken"] == {}
+    assert summary["backend"]["generation"]["constraint"]["labels"] == ["cat", 'a "dog"']
+    metrics = json.loads((run / "eval" / "metrics.json").read_text())
+    assert "prompt=none · constrain=json, 2 labels · " in metrics["protocol"]["label"]

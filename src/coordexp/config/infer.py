@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from coordexp.config.evaluation import EvalSettings, threshold_problems
 from coordexp.config.rollout import RepeatTerminateSection
 from coordexp.config.sections import Count, FilePath, FileSection, KeyProblem, NonNegative, Positive, PositiveNumber, Section, Share, Switch, Text
 from coordexp.config.unbuilt import INFER, Unbuilt
+from coordexp.types.constraint import MIN_DESC_TOKENS
 
 
 class RunSection(Section):
@@ -112,7 +113,13 @@ class InferSection(Section):
     coord_decode_window: Positive = 24
     """Expectation only: bins on each side of the mode."""
     constrain: Literal["off", "json"] = "off"
-    """Let the model write nothing but the format."""
+    """json: the model can write nothing but complete documents of our format, at any temperature and also at the limit of tokens."""
+    labels: tuple[Text, ...] | Literal["all"] | None = None
+    """With `constrain: json`: names that a desc must be one of: given ones, or all categories of the data file; absent: any text."""
+    max_objects: Positive | None = None
+    """With `constrain: json`: most objects of an answer; absent: as many as fit."""
+    max_desc_tokens: Annotated[int, Strict(), Field(ge=MIN_DESC_TOKENS)] = 64
+    """With `constrain: json`: longest desc, in tokens. Not for `labels`."""
     repeat_terminate: RepeatTerminateSection = Field(default_factory=RepeatTerminateSection)
     shard: Text | None = None
     """`i/n`, i from 1: only the i-th of n parts, into `shards/i-of-n`; `coordexp merge` puts them together."""
@@ -163,4 +170,23 @@ class InferConfig(FileSection):
             yield from self.infer.backend.vllm_problems()
         if "/" in self.run.name or self.run.name in {".", ".."}:
             yield KeyProblem("run.name", "must be a plain folder name", "put folders into run.output_dir")
+        if self.infer is not None:
+            yield from _constraint_problems(self.infer)
         yield from threshold_problems(self.eval, "eval.")
+
+
+def _constraint_problems(infer: InferSection) -> Iterator[KeyProblem]:
+    if infer.constrain == "off":
+        if infer.labels is not None:
+            yield KeyProblem("infer.labels", "is a closed set, which only constrained decoding keeps", "set infer.constrain: json, or use infer.prompt_labels")
+        if infer.max_objects is not None:
+            yield KeyProblem("infer.max_objects", "is a limit of constrained decoding", "set infer.constrain: json, or remove it")
+        return
+    if infer.mode == "native":
+        yield KeyProblem("infer.constrain", "knows our own format, not the native one", "set it to off, or use another mode")
+    if infer.pred_coord_mode == "pixel":
+        yield KeyProblem("infer.pred_coord_mode", "constrained answers hold bins from 0 to 999, no pixels", "set it to norm1000")
+    if isinstance(infer.labels, tuple):
+        blank = [label for label in infer.labels if not label.strip()]
+        if blank or not infer.labels:
+            yield KeyProblem("infer.labels", f"no object can be called {blank[0]!r}" if blank else "is an empty list", "give names, or remove it")

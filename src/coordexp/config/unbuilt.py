@@ -78,7 +78,4 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("training.deepspeed", (None,), "DeepSpeed (it steps its engine inside every backward: wrong with several packs a step)", "zero2.json"),
 )
 
-INFER: tuple[Unbuilt, ...] = (
-    Unbuilt("infer.mode", ("auto", "coord", "text"), "the native grounding format of stock Qwen3-VL", "native"),
-    Unbuilt("infer.constrain", ("off",), "constrained decoding", "json"),
-)
+INFER: tuple[Unbuilt, ...] = (Unbuilt("infer.mode", ("auto", "coord", "text"), "the native grounding format of stock Qwen3-VL", "native"),)

@@ -61,6 +61,8 @@ class EvalSettings:
     bootstrap_seed: int = DEFAULT_SEED
     prompt: str = "unknown"
     """For the protocol: which categories the prompt named (`none`, `gt`, `all`)."""
+    constraint: str | None = None
+    """For the protocol: what constrained decoding kept the model to; None: to nothing."""
 
 
 def evaluate(
@@ -198,6 +200,7 @@ def _f1ish_part(data: EvaluationSet, outcome: LabelOutcome, overlaps: Overlaps, 
 def _protocol(data: EvaluationSet, settings: EvalSettings, scores: ScorePlan, similarity: LabelSimilarity) -> EvalProtocol:
     return EvalProtocol(
         prompt=settings.prompt,
+        constraint=settings.constraint,
         label_rule=similarity.rule,
         label_threshold=similarity.threshold,
         label_encoder=similarity.encoder_name,

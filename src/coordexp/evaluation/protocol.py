@@ -28,6 +28,8 @@ class EvalProtocol:
     """`coco`, or `lvis`: an image is annotated for some categories only, and that is heeded."""
     label_encoder: str | None = None
     """The text encoder with a hash of its weights, when names had to be compared by it; None: equal texts decided everything."""
+    constraint: str | None = None
+    """What constrained decoding kept the model to: `json`, or `json, 12 labels`. None: to nothing."""
     iou_of: str | None = None
     """Of COCO files: `masks`, because results have them, or `boxes`. None: records, in which a polygon is always a mask."""
 
@@ -38,7 +40,8 @@ class EvalProtocol:
         thresholds = "0.50:0.95" if self.iou_thrs == IOU_THRESHOLDS else ",".join(f"{value:.2f}" for value in self.iou_thrs)
         scope = [] if self.pred_scope is None else [f"f1ish scope={self.pred_scope}"]
         masks = ["iou=masks"] if self.iou_of == "masks" else []
-        parts = (f"prompt={self.prompt}", f"labels={labels}", *scope, f"pixels={self.pixel_mode}", *masks, f"scores={self.score_mode}")
+        constraint = [] if self.constraint is None else [f"constrain={self.constraint}"]
+        parts = (f"prompt={self.prompt}", *constraint, f"labels={labels}", *scope, f"pixels={self.pixel_mode}", *masks, f"scores={self.score_mode}")
         return " · ".join((*parts, f"{'' if self.ap_rules == 'coco' else 'LVIS '}AP@{thresholds}"))
 
     def as_dict(self) -> dict[str, object]:

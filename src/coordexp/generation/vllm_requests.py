@@ -85,6 +85,8 @@ def check_settings(settings: GenerationSettings) -> None:
     """Raises BackendError when vLLM cannot do it."""
     if settings.num_beams > 1:
         raise BackendError("vLLM has no beam search", fix="set decode_mode: greedy, or rollout_backend: hf")
+    if settings.constraint is not None:
+        raise BackendError("vLLM does not know constrained decoding", fix="set infer.constrain: off, or use the hf backend")
 
 
 def sampling_parameters(request: GenerationRequest, settings: GenerationSettings, *, facts: ModelFacts, top_tokens: int | None = None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def run_evaluation(config: EvalConfig, *, progress: Progress | None = None) -> E
     check_writable(config.out_dir)
     if config.report:
         page_environment()  # what the page needs is missed now and not after the work
-    settings = replace(evaluation_settings(config, prompt=run.prompt), protocol=config.protocol)
+    settings = replace(evaluation_settings(config, prompt=run.prompt), constraint=run.constraint, protocol=config.protocol)
     if config.coco_gt is not None:
         result = evaluate_coco(config.coco_gt, run.predictions, settings=settings, progress=progress)
     else:

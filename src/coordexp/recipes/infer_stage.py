@@ -19,7 +19,7 @@ from coordexp.pipeline.shards import Shard
 from coordexp.pipeline.source import Survey, iter_source, survey_source
 from coordexp.pipeline.stage import StageFacts, describe_summary, write_predictions
 from coordexp.pipeline.standardize import Mode
-from coordexp.recipes.generating import repeat_limits
+from coordexp.recipes.generating import infer_constraint, repeat_limits
 from coordexp.types.errors import ConfigError
 from coordexp.types.progress import Progress
 from coordexp.types.rollouts import GenerationSettings
@@ -121,6 +121,7 @@ def inference_settings(section: InferSection, mode: Mode, survey: Survey, root: 
             repetition_penalty=generation.repetition_penalty,
             seed=generation.seed,
             repeat=repeat_limits(section.repeat_terminate),
+            constraint=infer_constraint(section, mode=mode, categories=survey.categories),
         ),
         window=generation.batch_size,
         prompts=PromptPlan(spec=spec, labels=section.prompt_labels, categories=survey.categories),

@@ -66,6 +66,15 @@ class RunFiles:
         return labels if isinstance(labels, str) else "list"
 
     @property
+    def constraint(self) -> str | None:
+        """What the model was kept to: `json`, or `json, 12 labels`; None: to nothing, or nothing is known."""
+        infer = self._config("infer")
+        if infer.get("constrain", "off") == "off":
+            return None
+        labels = infer.get("labels")
+        return "json" if labels is None else f"json, {'all' if labels == 'all' else len(labels)} labels"
+
+    @property
     def checkpoint(self) -> str | None:
         value = self._config("infer").get("model_checkpoint")
         return value if isinstance(value, str) else None

@@ -109,6 +109,12 @@ def test_a_schema_class_refuses_unknown_names_without_a_file_too() -> None:
         ("eval.f1ish_iou_thrs=[0.5, 0.501]", "eval.f1ish_iou_thrs: two thresholds agree to two decimals"),
         ("eval.iou_thrs=[]", "eval.iou_thrs: is empty"),
         ("stages={infer: true}", "stages.eval: is required"),
+        ("infer.labels=[cat]", "infer.labels: is a closed set, which only constrained decoding keeps; set infer.constrain: json"),
+        ("infer.max_objects=5", "infer.max_objects: is a limit of constrained decoding"),
+        ("infer={constrain: json, labels: [cat, ' '], gt_jsonl: a, model_checkpoint: m}", "infer.labels: no object can be called ' '"),
+        ("infer={constrain: json, labels: [], gt_jsonl: a, model_checkpoint: m}", "infer.labels: is an empty list"),
+        ("infer={constrain: json, pred_coord_mode: pixel, gt_jsonl: a, model_checkpoint: m}", "infer.pred_coord_mode: constrained answers hold bins"),
+        ("infer.max_desc_tokens=8", "infer.max_desc_tokens: must be at least 16"),
     ],
 )
 def test_a_pipeline_that_cannot_run_is_refused(override: str, part: str) -> None:
