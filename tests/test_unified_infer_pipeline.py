@@ -16,6 +16,7 @@ from coordexp.cli.main import main
 from coordexp.data.convert import to_space, to_tokens
 from coordexp.data.jsonl import record_to_json
 from coordexp.data.synthetic import load_split, render_scene
+from coordexp.evaluation.score_calibration import FittedOn, IsotonicCurve, Quality, ScoreCalibration
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.types.records import Record
 
@@ -188,3 +189,22 @@ def test_expected_coordinates_lie_near_the_written_bins_and_between_them(write_r
     assert run(path) == 2
     assert "no coordinate tokens to take the expectation over in mode text" in capsys.readouterr().err
     assert not folder.exists()
+
+
+def test_calibrated_scores_in_the_run_are_those_of_the_command_afterwards(write_run, tmp_path: Path) -> None:
+    raw_file, raw = write_run("raw")
+    assert run(raw_file) == 0
+    curve = IsotonicCurve((0.1, 0.9), (0.0, 0.6))
+    fitted = FittedOn("val.jsonl", "0" * 64, num_images=9, num_pred=9, num_right=5, iou=0.5, label_rule="exact", pixel_mode="int")
+    quality = Quality(0.2, 0.3, 0.1, None)
+    ScoreCalibration(curve, fitted, before=quality, after=quality, folds=5).write(tmp_path / "c.json")
+    path, folder = write_run("calibrated", calibration=str(tmp_path / "c.json"))
+    assert run(path) == 0
+    apply = ["calibrate", "apply", "--calibration", str(tmp_path / "c.json"), "--pred_jsonl", str(raw), "--out", str(tmp_path / "applied.jsonl")]
+    assert main(apply) == 0
+    assert (folder / "gt_vs_pred.jsonl").read_bytes() == (tmp_path / "applied.jsonl").read_bytes()
+    assert all(0 < item["score"] < 0.601 for line in read_lines(folder) for item in line["pred"])
+    assert read_json(folder / "summary.json")["calibration"]["fitted_on"]["num_pred"] == 9
+    assert read_json(raw / "summary.json")["calibration"] is None
+    ScoreCalibration(IsotonicCurve((0.1, 0.9), (0.0, 0.7)), fitted, before=quality, after=quality, folds=5).write(tmp_path / "c.json")
+    assert run(path) == 2  # other content under the same name: not the same run

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from coordexp.cli import config_cmd, data, demo, doctor, evaluate, infer, launch, merge, model, report, rollout_server, train, vis
+from coordexp.cli import calibrate, config_cmd, data, demo, doctor, evaluate, infer, launch, merge, model, report, rollout_server, train, vis
 from coordexp.types.errors import UserError
 from coordexp.types.files import describe_os_error
 
@@ -61,6 +61,7 @@ app.command("launch", short_help="Rollout servers and a learner beside them on t
 app.command("infer", short_help="Detect objects on the images of a data file.", context_settings=_OVERRIDES)(infer.infer)
 app.command("merge", short_help="Put the parts of an inference run together.")(merge.merge)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(calibrate.app, name="calibrate")
 app.command("vis", short_help="Draw ground truth and predictions.")(vis.vis)
 app.command("report", short_help="Write a report: one HTML file.")(report.report)
 app.command("rollout-server", short_help="Serve rollouts to a Stage-2 training (vLLM).")(rollout_server.rollout_server)

@@ -112,6 +112,8 @@ class InferSection(Section):
     """The bin that was written, or the expectation around the most probable one, unrounded in `points_exact`; mode coord only."""
     coord_decode_window: Positive = 24
     """Expectation only: bins on each side of the mode."""
+    calibration: FilePath | None = None
+    """What `coordexp calibrate` wrote: scores become probabilities. Absent: raw scores."""
     constrain: Literal["off", "json"] = "off"
     """json: the model can write nothing but complete documents of our format, at any temperature and also at the limit of tokens."""
     labels: tuple[Text, ...] | Literal["all"] | None = None

@@ -17,6 +17,7 @@ from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.data.images import load_image
 from coordexp.data.paths import resolve_image
 from coordexp.data.rules import Rule
+from coordexp.evaluation.score_calibration import ScoreCalibration
 from coordexp.generation.protocol import BackendLostError, GenerationBackend, GenerationRequest
 from coordexp.generation.seeds import request_seed
 from coordexp.pipeline.ahead import map_ahead
@@ -58,6 +59,8 @@ class InferenceSettings:
     image_root: Path
     expectation_window: int | None = None
     """Bins on each side of the most probable one over which a coordinate is the mean; None: the bin that was written."""
+    calibration: ScoreCalibration | None = None
+    """Makes probabilities of scores; None: raw scores."""
     num_loaders: int = 1
     """Threads that read and prepare images ahead."""
     num_windows: int = 1
@@ -111,7 +114,13 @@ class Inference:
         self._backend = backend
         self._encoder = encoder
         self._settings = settings
-        self._reader = AnswerReader(tokenizer, mode=settings.mode, pred_coord_mode=settings.pred_coord_mode, expectation_window=settings.expectation_window)
+        self._reader = AnswerReader(
+            tokenizer,
+            mode=settings.mode,
+            pred_coord_mode=settings.pred_coord_mode,
+            expectation_window=settings.expectation_window,
+            calibration=settings.calibration,
+        )
         self._generated_until = 0.0
         self.counts = RunCounts()
 

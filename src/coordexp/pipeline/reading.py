@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from coordexp.codec.pieces import TextPieces, decode_pieces
 from coordexp.codec.salvage import salvage_text
 from coordexp.codec.text_tokenizer import TextTokenizer
+from coordexp.evaluation.score_calibration import CALIBRATED, ScoreCalibration
 from coordexp.generation.expected_bins import expected_values
 from coordexp.generation.scores import score_object
 from coordexp.pipeline.standardize import Mode, ObjectError, PixelObject, PredCoordMode, standardize
@@ -38,6 +39,8 @@ class AnswerReader:
     pred_coord_mode: PredCoordMode
     expectation_window: int | None = None
     """Bins on each side of the most probable one over which a coordinate is the mean; None: the bin that was written."""
+    calibration: ScoreCalibration | None = None
+    """Makes probabilities of scores; None: raw scores. Constant scores stay."""
 
     def read(self, answer: GenerationSample, *, width: int, height: int) -> ReadAnswer:
         """What can be used of an answer, in pixels of an image of this size."""
@@ -47,11 +50,11 @@ class AnswerReader:
         size = {"width": width, "height": height}
         pixels = standardize(objects, mode=self.mode, pred_coord_mode=self.pred_coord_mode, keeps_fractions=is_expected, **size)
         return ReadAnswer(
-            detections=tuple(_detection(kept, salvaged.objects[kept.index], pieces, answer) for kept in pixels.objects),
+            detections=tuple(self._detection(kept, salvaged.objects[kept.index], pieces, answer) for kept in pixels.objects),
             num_read=len(salvaged.objects),
             dropped=pixels.errors,
             broken=salvaged.broken,
-            score_source="constant" if answer.trace is None else "token_probs",
+            score_source="constant" if answer.trace is None else "token_probs" if self.calibration is None else CALIBRATED,
         )
 
     def _values(self, objects: Sequence[SalvagedObject], pieces: TextPieces, answer: GenerationSample) -> tuple[Sequence[SalvagedObject], bool]:
@@ -61,14 +64,9 @@ class AnswerReader:
             return objects, False
         return [replace(item, values=expected_values(item, pieces=pieces, trace=answer.trace, window=window)) for item in objects], True
 
-
-def _detection(kept: PixelObject, item: SalvagedObject, pieces: TextPieces, answer: GenerationSample) -> Detection:
-    confidence = score_object(item, pieces=pieces, trace=answer.trace)
-    return Detection(
-        desc=item.desc,
-        kind=kept.kind,
-        points=kept.points,
-        points_exact=kept.points_exact,
-        score=confidence.score,
-        score_parts=confidence.parts,
-    )
+    def _detection(self, kept: PixelObject, item: SalvagedObject, pieces: TextPieces, answer: GenerationSample) -> Detection:
+        confidence = score_object(item, pieces=pieces, trace=answer.trace)
+        score, parts = confidence.score, confidence.parts
+        if self.calibration is not None and answer.trace is not None:
+            score = self.calibration.probability(score, parts=parts)
+        return Detection(desc=item.desc, kind=kept.kind, points=kept.points, points_exact=kept.points_exact, score=score, score_parts=parts)

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from coordexp.evaluation.score_calibration import ScoreCalibration
 from coordexp.generation.protocol import BackendInfo
 from coordexp.pipeline.artifacts import ArtifactPaths, write_json
 from coordexp.pipeline.counts import RunCounts
@@ -92,6 +93,7 @@ def _summary(counts: RunCounts, *, total: int, facts: StageFacts, seconds: float
         "pred_coord_mode": facts.settings.pred_coord_mode,
         "coord_decode": "argmax" if facts.settings.expectation_window is None else "expectation",
         "coord_decode_window": facts.settings.expectation_window,
+        "calibration": _calibration_facts(facts.settings.calibration),
         "backend": {
             **asdict(facts.backend),
             "generation": asdict(facts.settings.generation),
@@ -100,6 +102,13 @@ def _summary(counts: RunCounts, *, total: int, facts: StageFacts, seconds: float
         "determinism": facts.backend.determinism,
     }
     return with_counts(base, counts, total=total, seconds=seconds)
+
+
+def _calibration_facts(calibration: ScoreCalibration | None) -> dict[str, Any] | None:
+    """Without the curve: it stands in the file that the manifest names."""
+    if calibration is None:
+        return None
+    return {"method": calibration.method, **{name: value for name, value in calibration.as_dict().items() if name != "curve"}}
 
 
 def with_counts(base: Mapping[str, Any], counts: RunCounts, *, total: int, seconds: float) -> dict[str, Any]:

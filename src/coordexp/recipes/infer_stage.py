@@ -10,6 +10,7 @@ import coordexp
 from coordexp.codec.prompts import PromptSpec
 from coordexp.config.infer import InferConfig, InferSection
 from coordexp.config.loading import Loaded
+from coordexp.evaluation.score_calibration import ScoreCalibration
 from coordexp.pipeline.artifacts import ArtifactPaths, ImageRoot, write_manifest
 from coordexp.pipeline.finished import fingerprint, is_finished
 from coordexp.pipeline.infer import Inference, InferenceSettings
@@ -50,6 +51,8 @@ class InferRun:
     def base_mark(self) -> str:
         """Fingerprint of the run as a whole."""
         settings = self.section.model_dump(mode="json", exclude=_WITHOUT_A_SAY)
+        if self.section.calibration is not None:
+            settings["calibration"] = ScoreCalibration.read(self.section.calibration).as_dict()
         return fingerprint(
             {"infer": settings, "image_root": self.image_root.folder}, gt_jsonl=self.section.gt_jsonl, checkpoint=Path(self.section.model_checkpoint)
         )
@@ -126,6 +129,7 @@ def inference_settings(section: InferSection, mode: Mode, survey: Survey, root: 
         window=generation.batch_size,
         prompts=PromptPlan(spec=spec, labels=section.prompt_labels, categories=survey.categories),
         image_root=root.folder,
+        calibration=None if section.calibration is None else ScoreCalibration.read(section.calibration),
         expectation_window=section.coord_decode_window if section.coord_decode == "expectation" else None,
         num_loaders=section.num_workers,
         num_windows=_num_windows(section),

@@ -63,7 +63,7 @@ def render_report(
             threshold_chart=threshold_chart(result, old),
             sizes=breakdown(result.det.by_size, old.det.by_size if old else None),
             crowds=breakdown(result.det.by_num_objects, old.det.by_num_objects if old else None),
-            confidence=curves_view(result),
+            confidence=curves_view(result, old),
             errors=error_rows(result, old, crops),
             confusion=confusion_view(result),
             classes=class_rows(result, old),

@@ -38,16 +38,18 @@ class CurvesView:
     reliability: str | None
     histogram: str | None
     calibration: Calibration | None
+    calibration_before: Calibration | None
     nms: NmsAp | None
     absent: tuple[str, ...]
 
 
-def curves_view(result: EvaluationResult) -> CurvesView:
-    """Everything about confidence in one result."""
+def curves_view(result: EvaluationResult, before: EvaluationResult | None = None) -> CurvesView:
+    """Everything about confidence in one result; of `before` its calibration beside."""
     analysis = result.analysis
     curves = [curve for curve in analysis.curves if np.isfinite(curve.mean).all()]
     chosen = _frequent_categories(result) if curves else []
     calibration = analysis.calibration
+    earlier = before.analysis.calibration if before is not None else None
     return CurvesView(
         precision_recall=_precision_recall(curves) if curves else None,
         legend=tuple((_curve_name(curve), tone) for curve, tone in zip(curves, _TONES, strict=False)),
@@ -55,9 +57,10 @@ def curves_view(result: EvaluationResult) -> CurvesView:
         class_curves=script_json([[_thousandths(curve.by_category[category]) for curve in curves] for category in chosen]),
         sweep=_sweep(analysis.sweep) if analysis.sweep else None,
         best=analysis.sweep,
-        reliability=_reliability(calibration) if calibration else None,
+        reliability=_reliability(calibration, earlier) if calibration else None,
         histogram=_histogram(calibration) if calibration else None,
         calibration=calibration,
+        calibration_before=earlier,
         nms=analysis.nms,
         absent=analysis.absent,
     )
@@ -99,11 +102,15 @@ def _sweep(sweep: ConfidenceSweep) -> str:
     )
 
 
-def _reliability(calibration: Calibration) -> str:
+def _reliability(calibration: Calibration, before: Calibration | None) -> str:
     bars = [Bar(item.lower, item.upper, item.accuracy, _bin_note(item)) for item in calibration.bins if item.accuracy is not None]
     ideal = Series("as it should be", UNIT, UNIT, "soft", is_dashed=True)
     title = f"Share of right predictions by score; expected calibration error {calibration.ece:.3f}"
-    return line_chart([ideal], title=title, x_name="score", x_range=UNIT, y_range=UNIT, bars=bars, height=_RELIABILITY_HEIGHT)
+    lines = [ideal]
+    if before is not None:
+        shares = [((item.lower + item.upper) / 2, item.accuracy) for item in before.bins if item.accuracy is not None]
+        lines.append(Series("before", tuple(middle for middle, _ in shares), tuple(share for _, share in shares), "second"))
+    return line_chart(lines, title=title, x_name="score", x_range=UNIT, y_range=UNIT, bars=bars, height=_RELIABILITY_HEIGHT)
 
 
 def _histogram(calibration: Calibration) -> str:

@@ -81,6 +81,15 @@ def test_with_scores_every_curve_is_drawn_and_the_best_threshold_marked() -> Non
     assert "best F1 1.000" in (view.sweep or "")
 
 
+def test_an_earlier_calibration_is_drawn_beside_the_present_one() -> None:
+    now, before = _evaluate([FOUND]), _evaluate([{**FOUND, "pred": [_box("cat", 5, score=0.3), _box("dog", 60, score=0.2)]}])
+    alone, both = curves_view(now), curves_view(now, before)
+    assert alone.calibration_before is None
+    assert both.calibration_before == before.analysis.calibration
+    assert "before" in (both.reliability or "")
+    assert "before" not in (alone.reliability or "")
+
+
 def test_curves_can_be_chosen_of_the_most_frequent_classes_only() -> None:
     records = [{"gt": [_box(f"class {place}", 5)], "pred": [_box(f"class {place}", 5, score=1 / (place + 2))]} for place in range(MAX_CHOICES + 7)]
     view = curves_view(_evaluate([*records, records[-1]]))
