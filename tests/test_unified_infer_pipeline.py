@@ -18,6 +18,7 @@ from coordexp.data.jsonl import record_to_json
 from coordexp.data.synthetic import load_split, render_scene
 from coordexp.evaluation.score_calibration import FittedOn, IsotonicCurve, Quality, ScoreCalibration
 from coordexp.models.assets import tiny_checkpoint
+from coordexp.models.tiny import build_tiny
 from coordexp.types.records import Record
 
 torch.set_num_threads(1)
@@ -208,3 +209,19 @@ def test_calibrated_scores_in_the_run_are_those_of_the_command_afterwards(write_
     assert read_json(raw / "summary.json")["calibration"] is None
     ScoreCalibration(IsotonicCurve((0.1, 0.9), (0.0, 0.7)), fitted, before=quality, after=quality, folds=5).write(tmp_path / "c.json")
     assert run(path) == 2  # other content under the same name: not the same run
+
+
+def test_a_stock_checkpoint_without_coordinate_tokens_is_measured_in_its_own_format(write_run, tmp_path_factory, capsys: pytest.CaptureFixture[str]) -> None:
+    """An untrained one: what it writes is read without a failure; that answers are understood is a test of the reader."""
+    stock = build_tiny(tmp_path_factory.mktemp("stock") / "stock", seed=0, with_coord_tokens=False)
+    path, folder = write_run("native", model_checkpoint=str(stock), mode="native", limit=2, generation={"max_new_tokens": 16})
+    assert run(path) == 0
+    lines, manifest = read_lines(folder), read_json(folder / "resolved_config.json")
+    assert [(line["mode"], line["finish_reason"], line["score_source"]) for line in lines] == [("text", "length", "token_probs")] * 2
+    assert all(line["gt"] for line in lines)
+    assert manifest["mode"] == manifest["prompt"]["coord_mode"] == read_json(folder / "summary.json")["mode"] == "native"
+    assert (manifest["prompt"]["system"], "Locate every object" in manifest["prompt"]["user"]) == ("", True)
+    for mode, sentence in (("coord", "0 of the 1000 coordinate tokens"), ("native", "no coordinate tokens to take the expectation over")):
+        path, _ = write_run(f"stock-{mode}", model_checkpoint=str(stock), mode=mode, coord_decode="expectation")
+        assert run(path) == 2
+        assert sentence in capsys.readouterr().err

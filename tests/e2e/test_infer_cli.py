@@ -58,7 +58,6 @@ WRONG: dict[str, tuple[Callable[[dict[str, str]], object], str]] = {
     "no such device": (lambda flags: flags.update({"--device": "cuda:63"}), "device cuda:63 was asked for"),
     "misspelt device": (lambda flags: flags.update({"--device": "gpu0"}), "there is no device 'gpu0'"),
     "misspelt mode": (lambda flags: flags.update({"--mode": "cord"}), "did you mean coord?"),
-    "native mode": (lambda flags: flags.update({"--mode": "native"}), "not supported by this version"),
     "vllm without a server": (lambda flags: flags.update({"--backend": "vllm"}), "infer.backend.base_url: is required by a vLLM server"),
     "unknown host": (
         lambda flags: flags.update({"--backend": "vllm", "--vllm-base-url": "http://no.such.host.invalid:8000"}),

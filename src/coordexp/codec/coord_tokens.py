@@ -52,12 +52,12 @@ class CoordVocabulary:
     """
 
     ids: tuple[int, ...]
-    """[NUM_BINS]"""
+    """[NUM_BINS], or empty: a vocabulary without coordinate tokens, as stock Qwen3-VL's."""
     _bins: dict[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_bins", {token_id: k for k, token_id in enumerate(self.ids)})
-        if len(self.ids) != NUM_BINS or len(self._bins) != NUM_BINS:
+        if (len(self.ids) != NUM_BINS and self.ids) or len(self._bins) != len(self.ids):
             raise ValueError(f"a coordinate vocabulary has {NUM_BINS} different ids, not {len(self._bins)}")
 
     @classmethod

@@ -10,7 +10,6 @@ from pydantic import Field, Strict
 from coordexp.config.evaluation import EvalSettings, threshold_problems
 from coordexp.config.rollout import RepeatTerminateSection
 from coordexp.config.sections import Count, FilePath, FileSection, KeyProblem, NonNegative, Positive, PositiveNumber, Section, Share, Switch, Text
-from coordexp.config.unbuilt import INFER, Unbuilt
 from coordexp.types.constraint import MIN_DESC_TOKENS
 
 
@@ -152,7 +151,6 @@ class VisSection(Section):
 class InferConfig(FileSection):
     """An inference pipeline."""
 
-    unbuilt: ClassVar[tuple[Unbuilt, ...]] = INFER
     allows_extends: ClassVar[bool] = False
 
     run: RunSection

@@ -77,5 +77,3 @@ TRAIN: tuple[Unbuilt, ...] = (
     Unbuilt("custom.extra.rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
     Unbuilt("training.deepspeed", (None,), "DeepSpeed (it steps its engine inside every backward: wrong with several packs a step)", "zero2.json"),
 )
-
-INFER: tuple[Unbuilt, ...] = (Unbuilt("infer.mode", ("auto", "coord", "text"), "the native grounding format of stock Qwen3-VL", "native"),)

@@ -44,7 +44,9 @@ class HfBackend:
         self._batch_size = batch_size
         self._stop_ids = stop_token_ids(self._model.generation_config, self._tokenizer)
         self._vocab_size = int(self._model.config.get_text_config().vocab_size)
-        self._automata = AutomatonShelf(self.text_tokenizer, vocab_size=self._vocab_size, coord_vocab=loaded.coord_vocab, stop_ids=self._stop_ids)
+        self._automata = AutomatonShelf(
+            self.text_tokenizer, vocab_size=self._vocab_size, coord_vocab=loaded.coord_vocab if loaded.coord_vocab.ids else None, stop_ids=self._stop_ids
+        )
         parameter = next(self._model.parameters())
         self._info = BackendInfo(
             type="hf",

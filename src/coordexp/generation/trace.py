@@ -14,7 +14,7 @@ class TraceRecorder:
 
     def __init__(self, coord_vocab: CoordVocabulary, *, num_rows: int, num_steps: int, vocab_size: int, device: torch.device) -> None:
         self._logprobs = torch.zeros(num_rows, num_steps, device=device)
-        self._coord_ids = torch.tensor(coord_vocab.ids, device=device)
+        self._coord_ids = torch.tensor(coord_vocab.ids, dtype=torch.long, device=device)
         self._is_coord = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self._is_coord[self._coord_ids] = True
         self._bins = tuple(range(len(coord_vocab.ids)))

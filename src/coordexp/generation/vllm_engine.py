@@ -44,7 +44,7 @@ class VllmEngineBackend:
         """
         self.text_tokenizer = TextTokenizer.of(tokenizer)
         self._facts, self._options, self._top_tokens = facts, options, top_tokens
-        self._llm: Any = _start(options)
+        self._llm: Any = start_engine(options)
         self.version = 0
         """Of the weights that it holds; samples carry it."""
 
@@ -151,7 +151,12 @@ def _top_tokens(token: int, found: Any) -> TopTokens:
     return TopTokens(float(found[token].logprob), tuple((int(other), float(entry.logprob)) for other, entry in found.items()))
 
 
-def _start(options: EngineOptions) -> Any:
+def start_engine(options: EngineOptions) -> Any:
+    """An `LLM` of vLLM in this process.
+
+    Raises:
+        BackendError: vLLM cannot be imported here, or does not start.
+    """
     environment = {**engine_environment(is_cpu=options.is_cpu), "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     for name, value in environment.items():
         os.environ.setdefault(name, value)

@@ -51,8 +51,8 @@ class ModelFacts:
         return cls._of(str(loaded.path), loaded.processor, loaded.model.generation_config, loaded.coord_vocab)
 
     @classmethod
-    def of_folder(cls, folder: Path, processor: Any) -> ModelFacts:
-        """Of a checkpoint whose weights are not read here.
+    def of_folder(cls, folder: Path, processor: Any, *, needs_coord_tokens: bool = True) -> ModelFacts:
+        """Of a checkpoint whose weights are not read here; without coordinate tokens when those are not needed.
 
         Raises:
             CheckpointError: it has no coordinate tokens.
@@ -60,7 +60,8 @@ class ModelFacts:
         from transformers import GenerationConfig
 
         stored = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
-        return cls._of(str(folder), processor, stored, CoordVocabulary.from_tokenizer(processor.tokenizer, where=str(folder)))
+        coord_vocab = CoordVocabulary.from_tokenizer(processor.tokenizer, where=str(folder)) if needs_coord_tokens else CoordVocabulary(())
+        return cls._of(str(folder), processor, stored, coord_vocab)
 
     @classmethod
     def _of(cls, checkpoint: str, processor: Any, generation_config: Any, coord_vocab: CoordVocabulary) -> ModelFacts:

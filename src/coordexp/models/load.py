@@ -45,7 +45,13 @@ def placeholder_ids(loaded: LoadedModel) -> tuple[int, ...]:
 
 
 def load_model(
-    path: Path | str, *, dtype: str = "float32", attn_implementation: str = "sdpa", device: str = "cpu", quantization: Quantization | None = None
+    path: Path | str,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str = "sdpa",
+    device: str = "cpu",
+    quantization: Quantization | None = None,
+    needs_coord_tokens: bool = True,
 ) -> LoadedModel:
     """Open a checkpoint folder.
 
@@ -54,6 +60,7 @@ def load_model(
         dtype: of the weights in memory, whatever the file holds; `auto`: as config.json says, float32 when it does not.
         attn_implementation: `sdpa`, `eager` or a flash attention.
         device: where the weights go.
+        needs_coord_tokens: False: a stock checkpoint may be opened, with an empty `coord_vocab`.
         quantization: of the linear layers of the language model, to train an adapter on them; needs bitsandbytes.
 
     Raises:
@@ -68,11 +75,11 @@ def load_model(
         raise CheckpointError(f"unknown attention implementation {attn_implementation!r}", where=str(folder), fix=f"use one of {', '.join(_ATTENTION)}")
     processor = load_processor(folder)
     tokenizer: PreTrainedTokenizerBase = processor.tokenizer  # type: ignore[attr-defined]
-    coord_vocab = CoordVocabulary.from_tokenizer(tokenizer, where=str(folder))
+    coord_vocab = CoordVocabulary.from_tokenizer(tokenizer, where=str(folder)) if needs_coord_tokens else CoordVocabulary(())
     quantized = {} if quantization is None else {"quantization_config": quantization_config(quantization, dtype=DTYPES[dtype])}
     model = _load_weights(folder, dtype=DTYPES[dtype], attn_implementation=attn_implementation, **quantized)
     rows = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportIndexIssue]
-    if max(coord_vocab.ids) >= rows:
+    if max(coord_vocab.ids, default=0) >= rows:
         raise CheckpointError(
             f"the tokenizer has the coordinate tokens but the model has only {rows} embedding rows", where=str(folder), fix="resize the embeddings"
         )

@@ -16,7 +16,7 @@ _PACKAGE_OF_ATTENTION = {"flash_attention_2": "flash_attn", "flash_attention_3":
 _FALLBACK = "sdpa"
 
 
-def open_checkpoint(path: Path, *, dtype: str, attn_implementation: str, device: str, progress: Progress) -> LoadedModel:
+def open_checkpoint(path: Path, *, dtype: str, attn_implementation: str, device: str, progress: Progress, needs_coord_tokens: bool = True) -> LoadedModel:
     """The model, ready to generate.
 
     Args:
@@ -25,6 +25,7 @@ def open_checkpoint(path: Path, *, dtype: str, attn_implementation: str, device:
         attn_implementation: preferred; a flash attention that is not installed falls back to sdpa.
         device: `cpu`, `cuda:0`, …; `auto`: the first GPU, or the CPU when there is none.
         progress: told about a fall-back.
+        needs_coord_tokens: False: a stock checkpoint will do.
 
     Raises:
         CheckpointError: the folder cannot be used.
@@ -37,7 +38,7 @@ def open_checkpoint(path: Path, *, dtype: str, attn_implementation: str, device:
     if is_missing:
         progress.say(f"{attn_implementation} is not installed: {_FALLBACK} is used")
     used = _FALLBACK if is_missing else attn_implementation
-    loaded = load_model(folder, dtype=dtype, attn_implementation=used, device=place)
+    loaded = load_model(folder, dtype=dtype, attn_implementation=used, device=place, needs_coord_tokens=needs_coord_tokens)
     return dataclasses.replace(loaded, attn_requested=attn_implementation)
 
 

@@ -121,6 +121,7 @@ class Inference:
             expectation_window=settings.expectation_window,
             calibration=settings.calibration,
         )
+        self._line_mode = "coord" if settings.mode == "coord" else "text"
         self._generated_until = 0.0
         self.counts = RunCounts()
 
@@ -151,9 +152,9 @@ class Inference:
         if record is None:
             violation = line.violations[0]
             return self._refused_line(line, _ERROR_OF_RULE.get(violation.rule, SampleError.INVALID_RECORD), f"{violation.field}: {violation.what}")
-        expects_pixels = self._settings.mode == "text"
-        if record.objects and (record.coord_space == "pixel") != expects_pixels:
-            return self._failed(record, SampleError.MODE_GT_MISMATCH, f"ground truth in {record.coord_space} in mode {self._settings.mode}")
+        mode = self._settings.mode
+        if mode != "native" and record.objects and (record.coord_space == "pixel") != (mode == "text"):
+            return self._failed(record, SampleError.MODE_GT_MISMATCH, f"ground truth in {record.coord_space} in mode {mode}")
         try:
             image = load_image(resolve_image(self._settings.image_root, record.image))
             if image.size != (record.width, record.height):
@@ -208,7 +209,7 @@ class Inference:
             image=record.image,
             width=record.width,
             height=record.height,
-            mode=self._settings.mode,
+            mode=self._line_mode,
             coord_mode="pixel" if gt or read.detections else None,
             gt=gt,
             pred=read.detections,
@@ -225,7 +226,7 @@ class Inference:
             image=record.image,
             width=record.width,
             height=record.height,
-            mode=self._settings.mode,
+            mode=self._line_mode,
             coord_mode="pixel" if gt else None,
             gt=gt,
             pred=(),
@@ -242,7 +243,7 @@ class Inference:
             image=image,
             width=width,
             height=height,
-            mode=self._settings.mode,
+            mode=self._line_mode,
             coord_mode=None,
             gt=(),
             pred=(),

@@ -1,4 +1,4 @@
-"""Which language a run speaks: `coord` (ground truth in bins, coordinate tokens) or `text` (ground truth in pixels, plain numbers), and why."""
+"""Which language a run speaks: `coord` (ground truth in bins, coordinate tokens), `text` (ground truth in pixels, plain numbers) or `native`, and why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coordexp.codec.detect_mode import detect_mode
 from coordexp.pipeline.source import SourceLine
 from coordexp.pipeline.standardize import Mode
 
-AskedMode: TypeAlias = Literal["coord", "text", "auto"]
+AskedMode: TypeAlias = Literal["coord", "text", "native", "auto"]
 
 
 @dataclass(frozen=True, slots=True)

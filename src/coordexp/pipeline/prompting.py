@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from coordexp.codec.native import native_prompt
 from coordexp.codec.prompts import Prompt, PromptSpec, build_prompt
 from coordexp.types.records import Record
 
@@ -22,25 +23,31 @@ class PromptPlan:
     """`none`, all categories of the file, those of the image, or these."""
     categories: tuple[str, ...] = ()
     """All categories of the file."""
+    is_native: bool = False
+    """The question of stock Qwen3-VL in place of ours; `spec` has no say then."""
 
     def prompt(self, record: Record) -> Prompt:
         """The prompt of one record."""
-        return build_prompt(replace(self.spec, labels=self._labels(record)))
+        return self._build(self._labels(record))
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: the decisive settings and the text (with labels `gt` the text differs by image; then the one without a list is shown)."""
         fixed = None if self.labels == "gt" else self._fixed_labels()
-        shown = build_prompt(replace(self.spec, labels=fixed))
+        shown = self._build(fixed)
         return {
-            "ordering": self.spec.ordering,
-            "field_order": self.spec.field_order,
-            "coord_mode": self.spec.coord_mode,
-            "kinds": list(self.spec.kinds),
+            **({"coord_mode": "native"} if self.is_native else self._describe_spec()),
             "labels": self.labels if isinstance(self.labels, str) else "given",
             "num_labels": 0 if fixed is None else len(fixed),
             "system": shown.system,
             "user": shown.user,
         }
+
+    def _build(self, labels: tuple[str, ...] | None) -> Prompt:
+        return native_prompt(labels) if self.is_native else build_prompt(replace(self.spec, labels=labels))
+
+    def _describe_spec(self) -> dict[str, Any]:
+        spec = self.spec
+        return {"ordering": spec.ordering, "field_order": spec.field_order, "coord_mode": spec.coord_mode, "kinds": list(spec.kinds)}
 
     def _labels(self, record: Record) -> tuple[str, ...] | None:
         return _unique_sorted([item.desc for item in record.objects]) if self.labels == "gt" else self._fixed_labels()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from coordexp.codec.native import read_native
 from coordexp.codec.pieces import TextPieces, decode_pieces
 from coordexp.codec.salvage import salvage_text
 from coordexp.codec.text_tokenizer import TextTokenizer
@@ -44,7 +45,7 @@ class AnswerReader:
 
     def read(self, answer: GenerationSample, *, width: int, height: int) -> ReadAnswer:
         """What can be used of an answer, in pixels of an image of this size."""
-        salvaged = salvage_text(answer.text)
+        salvaged = read_native(answer.text) if self.mode == "native" else salvage_text(answer.text)
         pieces = decode_pieces(answer.response_ids, tokenizer=self.tokenizer)
         objects, is_expected = self._values(salvaged.objects, pieces, answer)
         size = {"width": width, "height": height}

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from coordexp.codec.native import NATIVE_SCALE
 from coordexp.geometry.bins import MAX_BIN, bins_to_pixels, clamp_to_image
 from coordexp.types.predictions import Detection
 from coordexp.types.records import GeometryKind, Record
 from coordexp.types.rollouts import SalvagedObject
 
-Mode: TypeAlias = Literal["coord", "text"]
+Mode: TypeAlias = Literal["coord", "text", "native"]
 PredCoordMode: TypeAlias = Literal["auto", "pixel", "norm1000"]
-Space: TypeAlias = Literal["pixel", "norm1000"]
+Space: TypeAlias = Literal["pixel", "norm1000", "native"]
 
 
 class ObjectError(StrEnum):
@@ -61,7 +62,7 @@ def standardize(
     `pred_coord_mode` auto: bins in mode coord; in mode text decided for the sample as a whole (`guess_space`). Numbers that are taken for bins are rounded to
     whole bins, unless `keeps_fractions` says that fractions are meant; those outside 0..999 are an error in mode coord and clamped in mode text.
     """
-    space = pred_coord_mode if pred_coord_mode != "auto" else "norm1000" if mode == "coord" else guess_space(objects, width=width, height=height)
+    space = _space_of(objects, mode=mode, pred_coord_mode=pred_coord_mode, width=width, height=height)
     kept: list[PixelObject] = []
     errors: list[ObjectError] = []
     for index, item in enumerate(objects):
@@ -75,6 +76,14 @@ def standardize(
         else:
             kept.append(PixelObject(index, item.kind, points, exact))
     return Standardized(tuple(kept), tuple(errors))
+
+
+def _space_of(objects: Sequence[SalvagedObject], *, mode: Mode, pred_coord_mode: PredCoordMode, width: int, height: int) -> Space:
+    if mode == "native":
+        return "native"
+    if pred_coord_mode != "auto":
+        return pred_coord_mode
+    return "norm1000" if mode == "coord" else guess_space(objects, width=width, height=height)
 
 
 def guess_space(objects: Sequence[SalvagedObject], *, width: int, height: int) -> Space:
@@ -115,6 +124,8 @@ def _to_pixels(item: SalvagedObject, *, space: Space, is_strict: bool, width: in
         if is_strict and not all(0 <= value <= MAX_BIN for value in values):
             return ObjectError.COORD_RANGE
         values = bins_to_pixels(values if keeps_fractions else [round(value) for value in values], width=width, height=height)
+    if space == "native":
+        values = [value / NATIVE_SCALE * (height if place % 2 else width) for place, value in enumerate(values)]
     return tuple(float(value) for value in clamp_to_image(values, width=width, height=height))
 
 

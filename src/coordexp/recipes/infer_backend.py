@@ -72,7 +72,7 @@ def open_backend(section: InferSection, *, device: str, log: Path, progress: Pro
         return
     folder = check_checkpoint(Path(section.model_checkpoint))
     processor = load_processor(folder)
-    facts = ModelFacts.of_folder(folder, processor)
+    facts = ModelFacts.of_folder(folder, processor, needs_coord_tokens=section.mode != "native")
     tokenizer = TextTokenizer.of(processor.tokenizer)  # type: ignore[attr-defined]
     if section.backend.mode == "local":
         options = EngineOptions(model=folder, device="cpu" if find_device(device) == "cpu" else "gpu", **_engine_settings(section.backend, passes_on=False)[0])
@@ -110,6 +110,7 @@ def _open_hf(section: InferSection, *, device: str, progress: Progress) -> Itera
         attn_implementation=section.backend.attn_impl,
         device=device,
         progress=progress,
+        needs_coord_tokens=section.mode != "native",
     )
     backend = HfBackend(model, batch_size=section.generation.batch_size)
     try:

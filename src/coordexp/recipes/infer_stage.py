@@ -74,7 +74,6 @@ def run_inference(run: InferRun, *, device: str, progress: Progress) -> None:
     # torch is loaded here and not before: evaluation and pictures do without
     from coordexp.recipes.infer_backend import open_backend
 
-    assert section.mode != "native", "refused when the configuration was read"
     choice = choose_mode(section.mode, iter_source(section.gt_jsonl, coord_space=section.coord_space), detect_samples=section.detect_samples)
     if section.coord_decode == "expectation" and choice.mode != "coord":
         what = f"there are no coordinate tokens to take the expectation over in mode {choice.mode} ({choice.reason})"
@@ -113,7 +112,12 @@ def inference_settings(section: InferSection, mode: Mode, survey: Survey, root: 
     """The settings of the stage from its section."""
     assert root.folder is not None, "a data file has a folder"
     generation = section.generation
-    spec = PromptSpec(ordering=section.object_ordering, field_order=section.object_field_order, coord_mode=mode, kinds=section.geometry_kinds)
+    spec = PromptSpec(
+        ordering=section.object_ordering,
+        field_order=section.object_field_order,
+        coord_mode="coord" if mode == "coord" else "text",
+        kinds=section.geometry_kinds,
+    )
     return InferenceSettings(
         mode=mode,
         pred_coord_mode=section.pred_coord_mode,
@@ -124,10 +128,10 @@ def inference_settings(section: InferSection, mode: Mode, survey: Survey, root: 
             repetition_penalty=generation.repetition_penalty,
             seed=generation.seed,
             repeat=repeat_limits(section.repeat_terminate),
-            constraint=infer_constraint(section, mode=mode, categories=survey.categories),
+            constraint=infer_constraint(section, mode="coord" if mode == "coord" else "text", categories=survey.categories),
         ),
         window=generation.batch_size,
-        prompts=PromptPlan(spec=spec, labels=section.prompt_labels, categories=survey.categories),
+        prompts=PromptPlan(spec=spec, labels=section.prompt_labels, categories=survey.categories, is_native=mode == "native"),
         image_root=root.folder,
         calibration=None if section.calibration is None else ScoreCalibration.read(section.calibration),
         expectation_window=section.coord_decode_window if section.coord_decode == "expectation" else None,

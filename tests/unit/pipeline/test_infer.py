@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from coordexp.codec.prompts import PromptSpec
 from coordexp.pipeline.counts import SampleError
+from coordexp.pipeline.prompting import PromptPlan
 from coordexp.pipeline.source import SourceLine, iter_source
 from coordexp.types.errors import BackendError
 from coordexp.types.predictions import ScoreParts
@@ -111,3 +113,15 @@ def test_a_backend_that_never_works_ends_the_run(make_inference, draw, tmp_path:
     inference, _ = make_inference({})
     with pytest.raises(BackendError, match="no answer for val:1"):
         run(inference, source(tmp_path, *[record(draw("a.png"))] * 3))
+
+
+def test_a_stock_model_is_asked_and_read_in_its_own_format(make_inference, draw, tmp_path: Path) -> None:
+    answer = '```json\n[{"bbox_2d": [0, 0, 1000, 500], "label": "cat"}, {"bbox_2d": [9, 9, 1, 1], "label": "x"}]\n```'
+    inference, _ = make_inference({1: answer, 2: answer}, mode="native", logprob=-0.5, prompts=PromptPlan(PromptSpec(), is_native=True))
+    bins, pixel = run(inference, source(tmp_path, record(draw("a.png")), record("a.png", values=[1, 2, 30, 20], coord_space="pixel")))
+    for result in (bins, pixel):
+        assert result.pred[0].points_exact == (0.0, 0.0, 63.0, 16.0)
+        assert (result.pred[0].desc, result.mode, result.score_source) == ("cat", "text", "token_probs")
+        assert 0 < result.pred[0].score < result.pred[0].score_parts.desc == 0.606531
+        assert result.errors == ("degenerate",)
+    assert (bins.gt[0].points, pixel.gt[0].points) == ((0, 0, 63, 16), (1, 2, 30, 20))

@@ -1,0 +1,193 @@
+"""Inference in images and tokens a second: our transformers path against a plain `generate` loop of the same batch size, and in the full form our vLLM path
+against vLLM's own offline batch of the same requests.
+
+Everything from image files to the finished text counts on both sides; ours also makes token probabilities, scores and pixels. Answers are compared.
+
+python benchmarks/infer_throughput.py [--quick] [--json PATH]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from coordexp.batching.prompt import PromptEncoder
+from coordexp.codec.prompts import PromptSpec, build_prompt
+from coordexp.data.convert import to_tokens
+from coordexp.data.images import load_image
+from coordexp.data.jsonl import record_to_json
+from coordexp.data.synthetic import SceneSettings, render_scene
+from coordexp.generation.engine import find_python
+from coordexp.generation.hf import HfBackend
+from coordexp.generation.protocol import GenerationBackend
+from coordexp.generation.server_pool import ServerPool
+from coordexp.generation.server_process import ServerOptions, ServerProcess
+from coordexp.generation.vllm_requests import ModelFacts
+from coordexp.generation.vllm_server import VllmServerBackend
+from coordexp.models.assets import tiny_checkpoint
+from coordexp.models.load import LoadedModel, load_model
+from coordexp.pipeline.infer import Inference, InferenceSettings
+from coordexp.pipeline.prompting import PromptPlan
+from coordexp.pipeline.source import iter_source
+from coordexp.recipes.doctor import free_port
+from coordexp.types.records import Record
+from coordexp.types.rollouts import GenerationSettings
+
+MAX_NEW_TOKENS = 192
+CONCURRENCY = 32
+OFFLINE = Path(__file__).parent / "throughput" / "offline_batch.py"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one pass over all images."""
+
+    seconds: float
+    num_tokens: int
+    texts: list[str]
+
+    def describe(self) -> dict[str, float]:
+        return {"images_per_s": round(len(self.texts) / self.seconds, 2), "tokens_per_s": round(self.num_tokens / self.seconds, 1)}
+
+
+def write_data(folder: Path, *, count: int) -> Path:
+    """Drawn scenes with none to six objects: answers of 3 to 190 tokens."""
+    settings = SceneSettings(name="throughput", kind="shapes", seed=8, num_scenes=count, width=96, height=96, min_side=14, max_side=36)
+    folder.mkdir()
+    lines = []
+    for index in range(count):
+        scene = render_scene(settings, index)
+        Image.fromarray(scene.image).save(folder / f"{index}.png")
+        lines.append(json.dumps(record_to_json(to_tokens(Record("", f"{index}.png", 96, 96, scene.objects, "pixel")))))
+    (folder / "val.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "val.jsonl"
+
+
+def ours(backend: GenerationBackend, loaded: LoadedModel, data: Path, *, batch_size: int, num_windows: int = 1) -> Speed:
+    """`coordexp infer` without the files it writes."""
+    settings = InferenceSettings(
+        mode="coord",
+        pred_coord_mode="auto",
+        generation=GenerationSettings(max_new_tokens=MAX_NEW_TOKENS),
+        window=batch_size,
+        prompts=PromptPlan(PromptSpec()),
+        image_root=data.parent,
+        num_windows=num_windows,
+    )
+    inference = Inference(backend, PromptEncoder(loaded.processor), tokenizer=HfBackend(loaded).text_tokenizer, settings=settings)
+    start = time.perf_counter()
+    texts = [result.raw_output for window in inference.run(iter_source(data)) for result in window.results]
+    return Speed(time.perf_counter() - start, inference.counts.num_tokens, texts)
+
+
+def plain(loaded: LoadedModel, data: Path, *, batch_size: int) -> Speed:
+    """What a user writes by hand: processor, padding, `generate`, `batch_decode`."""
+    processor, model, prompt = loaded.processor, loaded.model, build_prompt(PromptSpec())
+    any_processor: Any = processor
+    tokenizer: Any = loaded.tokenizer
+    tokenizer.padding_side = "left"
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": prompt.system}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt.user}]},
+    ]
+    paths = [data.parent / json.loads(line)["images"][0] for line in data.read_text().splitlines()]
+    texts: list[str] = []
+    num_tokens = 0
+    start = time.perf_counter()
+    for first in range(0, len(paths), batch_size):
+        images = [load_image(path) for path in paths[first : first + batch_size]]
+        chat = any_processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        inputs = any_processor(text=[chat] * len(images), images=images, padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            output: Any = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_NEW_TOKENS)
+        answers = output[:, inputs["input_ids"].shape[1] :]
+        num_tokens += int((answers != tokenizer.pad_token_id).sum()) - len(images)  # the end of a turn is not counted, as in ours
+        texts += [text.partition("<|im_end|>")[0] for text in tokenizer.batch_decode(answers, skip_special_tokens=False)]
+    return Speed(time.perf_counter() - start, num_tokens, texts)
+
+
+def compare(first: Callable[[], Speed], second: Callable[[], Speed], *, repeats: int) -> tuple[list[float], Speed, Speed]:
+    """Seconds of `second` over seconds of `first`, in turns, and the last pass of each."""
+    passes = [(first(), second()) for _ in range(repeats)]
+    return [b.seconds / a.seconds for a, b in passes], *passes[-1]
+
+
+def measure_hf(loaded: LoadedModel, data: Path, warm: Path, *, batch_size: int, repeats: int) -> dict[str, Any]:
+    backend = HfBackend(loaded, batch_size=batch_size)
+    ours(backend, loaded, warm, batch_size=batch_size), plain(loaded, warm, batch_size=batch_size)
+    ratios, mine, theirs = compare(
+        lambda: ours(backend, loaded, data, batch_size=batch_size), lambda: plain(loaded, data, batch_size=batch_size), repeats=repeats
+    )
+    same = sum(a == b for a, b in zip(mine.texts, theirs.texts, strict=True))
+    return {
+        "batch_size": batch_size,
+        "hf_speedup": round(statistics.median(ratios), 3),
+        "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "ours": mine.describe(),
+        "plain": theirs.describe(),
+        "same_answers": f"{same}/{len(mine.texts)}",
+    }
+
+
+def measure_vllm(loaded: LoadedModel, data: Path, *, repeats: int) -> dict[str, Any]:
+    """Our client with a server, and vLLM's offline batch in a process of its own; never both at a time."""
+    python = find_python()
+    done = subprocess.run(
+        [str(python), str(OFFLINE), str(data), str(MAX_NEW_TOKENS), str(CONCURRENCY), str(repeats)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise SystemExit(done.stderr[-2000:])
+    offline = json.loads(done.stdout.strip().splitlines()[-1])
+    options = ServerOptions(model=tiny_checkpoint(), port=free_port(), dtype="float32", max_model_len=2048, max_num_seqs=CONCURRENCY, prefix_caching=False)
+    with tempfile.TemporaryDirectory() as folder, ServerProcess(python, options, log=Path(folder) / "server.log") as server:
+        server.wait_ready(300)
+        pool = ServerPool([options.address])
+        backend = VllmServerBackend(pool, facts=ModelFacts.of(loaded), tokenizer=HfBackend(loaded).text_tokenizer, concurrency=CONCURRENCY)
+        passes = [ours(backend, loaded, data, batch_size=8, num_windows=CONCURRENCY // 8 + 1) for _ in range(repeats + 1)]
+        backend.close()
+    mine = sorted(passes[1:], key=lambda speed: speed.seconds)[len(passes[1:]) // 2]
+    theirs = Speed(statistics.median(offline["seconds"]), offline["num_tokens"], offline["texts"])
+    same = sum(a == b for a, b in zip(mine.texts, theirs.texts, strict=True))
+    return {
+        "vllm_ratio": round(theirs.seconds / mine.seconds, 3),
+        "vllm_ours": mine.describe(),
+        "vllm_offline": theirs.describe(),
+        "vllm_same_answers": f"{same}/{len(mine.texts)}",
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="transformers alone, fewer images: under 50 s")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    loaded = load_model(tiny_checkpoint(), dtype="float32")
+    with tempfile.TemporaryDirectory() as folder:
+        data, warm = (write_data(Path(folder) / name, count=count) for name, count in (("all", 64 if arguments.quick else 256), ("warm", 8)))
+        rows = [measure_hf(loaded, data, warm, batch_size=size, repeats=2 if arguments.quick else 3) for size in ((16,) if arguments.quick else (8, 16, 32))]
+        for row in rows:
+            print(json.dumps(row))
+        figures: dict[str, Any] = {"hf_speedup": next(row for row in rows if row["batch_size"] == 16)["hf_speedup"], "hf": rows}
+        if not arguments.quick:
+            figures |= measure_vllm(loaded, data, repeats=3)
+            print(json.dumps({name: value for name, value in figures.items() if name.startswith("vllm")}))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
