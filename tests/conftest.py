@@ -231,7 +231,7 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
     from coordexp.models.assets import tiny_checkpoint
     from coordexp.recipes.doctor import free_port
 
-    options = ServerOptions(model=tiny_checkpoint(), port=free_port(), dtype="float32", max_model_len=2048, max_num_seqs=32, lora=True)
+    options = ServerOptions(model=tiny_checkpoint(), port=free_port(), dtype="float32", max_model_len=2048, max_num_seqs=32, lora=True, constrained=True)
     with ServerProcess(find_python(), options, log=tmp_path_factory.mktemp("vllm") / "server.log") as server:
         server.wait_ready(timeout_s=300)
         yield server

@@ -21,11 +21,13 @@ from coordexp.generation.vllm_requests import ModelFacts
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model
 from coordexp.models.pretrain_data import scale_scene
+from coordexp.types.constraint import ConstraintSpec
 from coordexp.types.rollouts import GenerationSample, GenerationSettings, RepeatLimits
 
 SETTINGS = GenerationSettings(max_new_tokens=128)
 SAMPLED = replace(SETTINGS, temperature=1.0, top_p=0.95)
 GUARDED = replace(SETTINGS, repeat=RepeatLimits(min_new_tokens=8, max_object_keys=2))
+CONSTRAINED = replace(SETTINGS, constraint=ConstraintSpec(labels=("animal", "red thing"), max_objects=2))
 NUM_IMAGES = 12
 
 
@@ -42,6 +44,7 @@ def as_rows(samples: list[GenerationSample]) -> list[list[Any]]:
 
 def answers(backend: VllmEngineBackend, requests: list[GenerationRequest]) -> Iterator[tuple[str, Any]]:
     yield "greedy", as_rows(backend.generate(requests, SETTINGS))
+    yield "constrained", as_rows(backend.generate(requests, CONSTRAINED))
     yield "guarded", as_rows(backend.generate(requests, GUARDED))
     yield "sampled", as_rows(backend.generate(requests, SAMPLED))
     yield "reordered", as_rows(backend.generate(requests[::-1], SAMPLED)[::-1])
@@ -50,7 +53,7 @@ def answers(backend: VllmEngineBackend, requests: list[GenerationRequest]) -> It
 
 if __name__ == "__main__":
     model = load_model(tiny_checkpoint(), dtype="float32")
-    options = EngineOptions(model=tiny_checkpoint(), dtype="float32", max_model_len=2048, max_num_seqs=32)
+    options = EngineOptions(model=tiny_checkpoint(), dtype="float32", max_model_len=2048, max_num_seqs=32, constrained=True)
     engine = VllmEngineBackend(options, facts=ModelFacts.of(model), tokenizer=model.tokenizer)  # pyright: ignore[reportArgumentType]
     found = dict(answers(engine, make_requests(model)))
     engine.close()

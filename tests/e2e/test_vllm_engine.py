@@ -29,7 +29,7 @@ from coordexp.recipes.stage2 import build_engine
 from coordexp.types.errors import BackendError, ConfigError
 from coordexp.types.progress import NoProgress
 
-from .engine_answers import GUARDED, SETTINGS, as_rows, make_requests
+from .engine_answers import CONSTRAINED, GUARDED, SETTINGS, as_rows, make_requests
 from .run_logs import log_of, without_clocks
 
 pytestmark = pytest.mark.slow
@@ -48,6 +48,7 @@ def test_an_engine_in_the_process_answers_as_transformers_does(tmp_path: Path) -
 
     assert found["greedy"] == as_rows(hf.generate(requests, SETTINGS))
     assert len({text for *_, text in found["greedy"]}) > 5
+    assert found["constrained"] == as_rows(hf.generate(requests, CONSTRAINED))
     assert found["guarded"] == as_rows(hf.generate(requests, GUARDED))
     assert "repeat" in {reason for _, _, reason, _ in found["guarded"]}
     assert found["sampled"] == found["reordered"] != found["greedy"]

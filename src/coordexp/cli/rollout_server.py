@@ -22,6 +22,7 @@ def rollout_server(
     max_num_seqs: Annotated[int, typer.Option("--max-num-seqs", min=1, help="Sequences that are generated together.")] = 64,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="Without CUDA graphs.")] = False,
     enable_lora: Annotated[bool, typer.Option("--enable-lora", help="Take adapters too (vllm.sync.mode: adapter).")] = False,
+    constrained: Annotated[bool, typer.Option("--constrained", help="Take requests with a constraint too (infer.constrain: json).")] = False,
     wait_timeout: Annotated[float, typer.Option("--wait-timeout", help="Seconds until the server must be ready.")] = 600.0,
     log: Annotated[Path | None, typer.Option("--log", help="File for what the server prints; else it prints here.")] = None,
 ) -> None:
@@ -47,6 +48,7 @@ def rollout_server(
         max_num_seqs=max_num_seqs,
         enforce_eager=enforce_eager,
         lora=enable_lora,
+        constrained=constrained,
         token=os.environ.get(TOKEN_VARIABLE) or None,
     )
     run_server(options, wait_timeout_s=wait_timeout, progress=console_progress(), log=log)

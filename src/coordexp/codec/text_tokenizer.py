@@ -46,6 +46,7 @@ class BackendTokenizer(Protocol):
     def id_to_token(self, id: int) -> str | None: ...
     def token_to_id(self, token: str) -> int | None: ...
     def get_added_tokens_decoder(self) -> Mapping[int, AddedTokenLike]: ...
+    def get_vocab_size(self) -> int: ...
     def no_truncation(self) -> None: ...
     def no_padding(self) -> None: ...
 
@@ -146,6 +147,11 @@ class TextTokenizer:
         added = self._backend.get_added_tokens_decoder()
         tokens = [added.get(token_id) for token_id in token_ids]
         return all(token is not None and not (token.lstrip or token.rstrip or token.single_word or token.normalized) for token in tokens)
+
+    @property
+    def num_ids(self) -> int:
+        """One more than the largest id, added tokens included."""
+        return max((self._backend.get_vocab_size() - 1, *self._backend.get_added_tokens_decoder())) + 1
 
     def special_ids(self) -> frozenset[int]:
         """The tokens that stand for no text of their own: the end, placeholders, coordinates."""

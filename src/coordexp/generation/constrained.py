@@ -5,6 +5,7 @@ The loop guard of a constrained row does not cut it: from there on the row takes
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,13 +23,16 @@ _MAX_AUTOMATA = 8
 
 
 class AutomatonShelf:
-    """The automata of one vocabulary, made when first asked for. For one thread.
+    """The automata of one vocabulary, made when first asked for. For one thread at a time.
 
     Example: `shelf.start(ConstraintSpec(), max_new_tokens=512)` is a row that has written nothing yet.
     """
 
     def __init__(self, tokenizer: TextTokenizer, *, vocab_size: int, coord_vocab: CoordVocabulary | None, stop_ids: Sequence[int]) -> None:
-        self._tokenizer, self._vocab_size, self._coord_vocab, self._stop_ids = tokenizer, vocab_size, coord_vocab, tuple(stop_ids)
+        self.tokenizer, self.vocab_size = tokenizer, vocab_size
+        self.lock = threading.Lock()
+        """For those who share it between threads."""
+        self._coord_vocab, self._stop_ids = coord_vocab, tuple(stop_ids)
         self._index: PieceIndex | None = None
         self._automata: dict[ConstraintSpec, AnswerAutomaton] = {}
 
@@ -37,7 +41,7 @@ class AutomatonShelf:
         known = self._automata.get(spec)
         if known is None:
             if self._index is None:
-                self._index = PieceIndex.of(self._tokenizer, vocab_size=self._vocab_size, stop_ids=self._stop_ids)
+                self._index = PieceIndex.of(self.tokenizer, vocab_size=self.vocab_size, stop_ids=self._stop_ids)
             if len(self._automata) >= _MAX_AUTOMATA:
                 self._automata.clear()
             known = self._automata[spec] = AnswerAutomaton(spec, self._index, coord_vocab=self._coord_vocab, stop_ids=self._stop_ids)

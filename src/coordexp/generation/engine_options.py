@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordexp.generation.constrained_requests import PROCESSOR
+
 EXTENSION = "coordexp.generation.worker_extension.WorkerExtension"
 
 
@@ -28,6 +30,8 @@ class EngineOptions:
     """Of the key and value memory on a CPU."""
     max_logprobs: int = 20
     """Most probable tokens that a request may ask for."""
+    constrained: bool = False
+    """Take requests with a constraint."""
     transfer: str | None = None
     """Weight-transfer engine; None: `nccl` on GPUs, ours on a CPU."""
 
@@ -49,6 +53,8 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "enable_prefix_caching": options.prefix_caching,
         "max_logprobs": options.max_logprobs,
     }
+    if options.constrained:
+        arguments["logits_processors"] = [PROCESSOR]
     if options.is_cpu:
         # the default share of the memory refuses to start on a busy machine; the cache is sized by itself
         arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": options.kv_cache_mb * 1024**2, "gpu_memory_utilization": 0.2}
@@ -66,11 +72,12 @@ def as_flags(arguments: dict[str, Any]) -> list[str]:
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            flags += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
+            values = value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
+            flags += [f"--{flag}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in values)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return flags
 
 
-def engine_environment(*, is_cpu: bool) -> dict[str, str]:
+def engine_environment(*, is_cpu: bool, constrained: bool = False) -> dict[str, str]:
     """What vLLM reads from the environment, where the user has not set it."""
     own = {
         "VLLM_NO_USAGE_STATS": "1",
@@ -79,5 +86,8 @@ def engine_environment(*, is_cpu: bool) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_HOST_IP": "127.0.0.1",
     }
+    if constrained:
+        # the second model runner has another interface for logits processors
+        own["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     # bound threads would all sit on the first processor beside whatever else runs there
     return own | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if is_cpu else own

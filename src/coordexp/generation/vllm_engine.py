@@ -18,7 +18,17 @@ from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.generation.engine_options import EngineOptions, engine_arguments, engine_environment
 from coordexp.generation.pixel_check import LOOK, looking_at, read_pixels
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
-from coordexp.generation.vllm_requests import DEFAULT_TOP, ModelFacts, TopTokens, check_settings, pictures_of, read_sample, sampling_parameters, unexpanded_ids
+from coordexp.generation.vllm_requests import (
+    DEFAULT_TOP,
+    ModelFacts,
+    TopTokens,
+    answer_shelf,
+    check_settings,
+    pictures_of,
+    read_sample,
+    sampling_parameters,
+    unexpanded_ids,
+)
 from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
 from coordexp.types.sequences import ImageInputs, PromptInputs
@@ -44,6 +54,7 @@ class VllmEngineBackend:
         """
         self.text_tokenizer = TextTokenizer.of(tokenizer)
         self._facts, self._options, self._top_tokens = facts, options, top_tokens
+        self._shelf = answer_shelf(self.text_tokenizer, facts)
         self._llm: Any = start_engine(options)
         self.version = 0
         """Of the weights that it holds; samples carry it."""
@@ -67,6 +78,8 @@ class VllmEngineBackend:
             BackendError: it generated from another prompt, cannot serve a request, or broke.
         """
         check_settings(settings)
+        if settings.constraint is not None and not self._options.constrained:
+            raise BackendError("this engine was made without constrained decoding", fix="give it EngineOptions(constrained=True)")
         engine = self._engine()
         from vllm import SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams
@@ -143,6 +156,7 @@ class VllmEngineBackend:
             engine="vLLM in this process",
             facts=self._facts,
             tokenizer=self.text_tokenizer,
+            shelf=self._shelf,
         )
 
 
@@ -157,7 +171,11 @@ def start_engine(options: EngineOptions) -> Any:
     Raises:
         BackendError: vLLM cannot be imported here, or does not start.
     """
-    environment = {**engine_environment(is_cpu=options.is_cpu), "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    environment = {
+        **engine_environment(is_cpu=options.is_cpu, constrained=options.constrained),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     try:

@@ -19,6 +19,8 @@ from coordexp.batching.pictures import PatchLayout, restore_picture
 from coordexp.codec.coord_tokens import CoordVocabulary
 from coordexp.codec.pieces import decode_pieces
 from coordexp.codec.text_tokenizer import TextTokenizer
+from coordexp.generation.constrained import AutomatonShelf
+from coordexp.generation.constrained_requests import ConstraintRequest, check_answer
 from coordexp.generation.loop_limits import cut_loop, server_repetition
 from coordexp.generation.prompt_ids import check_prompt_ids
 from coordexp.generation.protocol import GenerationRequest
@@ -86,8 +88,6 @@ def check_settings(settings: GenerationSettings) -> None:
     """Raises BackendError when vLLM cannot do it."""
     if settings.num_beams > 1:
         raise BackendError("vLLM has no beam search", fix="set decode_mode: greedy, or rollout_backend: hf")
-    if settings.constraint is not None:
-        raise BackendError("vLLM does not know constrained decoding", fix="set infer.constrain: off, or use the hf backend")
 
 
 def sampling_parameters(request: GenerationRequest, settings: GenerationSettings, *, facts: ModelFacts, top_tokens: int | None = None) -> dict[str, Any]:
@@ -106,7 +106,10 @@ def sampling_parameters(request: GenerationRequest, settings: GenerationSettings
         sampling["seed"] = request.seed
     if top_tokens is not None:
         sampling["logprobs"] = top_tokens
-    if settings.repeat is not None:
+    constraint = ConstraintRequest.of(settings)
+    if constraint is not None:
+        sampling["extra_args"] = constraint.as_extra_args()
+    elif settings.repeat is not None:
         sampling["repetition_detection"] = server_repetition(settings.repeat)
     return sampling
 
@@ -135,6 +138,7 @@ def read_sample(
     engine: str,
     facts: ModelFacts,
     tokenizer: TextTokenizer,
+    shelf: AutomatonShelf,
 ) -> GenerationSample:
     """The sample of an answer.
 
@@ -148,9 +152,11 @@ def read_sample(
         engine: names it in errors.
         facts: of the learner's model.
         tokenizer: decodes.
+        shelf: see `answer_shelf`.
 
     Raises:
         PromptMismatchError: it generated from another prompt.
+        BackendError: the answer is against its constraint.
     """
     expected = request.prompt.token_ids.tolist()
     check_prompt_ids(prompt_ids, expected, name=f"{request.id} by {engine}")
@@ -165,7 +171,14 @@ def read_sample(
         trace=None if top_tokens is None else tuple(_trace_of(token, top, facts.coord_vocab) for token, top in zip(ids, top_tokens, strict=False)),
         policy_version=version,
     )
+    if settings.constraint is not None:
+        return check_answer(sample, settings, stop_ids=facts.stop_ids, has_stopped=has_stopped, engine=engine, shelf=shelf)
     return sample if settings.repeat is None else cut_loop(sample, settings.repeat, tokenizer=tokenizer)
+
+
+def answer_shelf(tokenizer: TextTokenizer, facts: ModelFacts) -> AutomatonShelf:
+    """For `read_sample`: what constrained answers are checked with."""
+    return AutomatonShelf(tokenizer, vocab_size=tokenizer.num_ids, coord_vocab=facts.coord_vocab, stop_ids=facts.stop_ids)
 
 
 def _trace_of(token: int, top: TopTokens, coord_vocab: CoordVocabulary) -> TokenTrace:

@@ -27,7 +27,17 @@ from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.generation.http import check_status, client_settings, describe_trouble
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
 from coordexp.generation.server_pool import ServerAddress, ServerPool
-from coordexp.generation.vllm_requests import DEFAULT_TOP, ModelFacts, TopTokens, check_settings, pictures_of, read_sample, sampling_parameters, unexpanded_ids
+from coordexp.generation.vllm_requests import (
+    DEFAULT_TOP,
+    ModelFacts,
+    TopTokens,
+    answer_shelf,
+    check_settings,
+    pictures_of,
+    read_sample,
+    sampling_parameters,
+    unexpanded_ids,
+)
 from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
 
@@ -75,6 +85,7 @@ class VllmServerBackend:
         self.text_tokenizer = TextTokenizer.of(tokenizer)
         self._facts, self._token, self._timeout_s = facts, token, answer_timeout_s
         self._model, self._top_tokens = model, top_tokens
+        self._shelf = answer_shelf(self.text_tokenizer, facts)
         self._gates = {} if concurrency is None else {server.base_url: asyncio.Semaphore(concurrency) for server in pool.addresses}
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._running: dict[str, ServerAddress] = {}
@@ -246,6 +257,7 @@ class VllmServerBackend:
             engine=answer.server,
             facts=self._facts,
             tokenizer=self.text_tokenizer,
+            shelf=self._shelf,
         )
 
 

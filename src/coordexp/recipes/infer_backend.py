@@ -70,23 +70,25 @@ def open_backend(section: InferSection, *, device: str, log: Path, progress: Pro
         with _open_hf(section, device=device, progress=progress) as opened:
             yield opened
         return
-    folder = check_checkpoint(Path(section.model_checkpoint))
+    folder, is_constrained = check_checkpoint(Path(section.model_checkpoint)), section.constrain != "off"
     processor = load_processor(folder)
     facts = ModelFacts.of_folder(folder, processor, needs_coord_tokens=section.mode != "native")
     tokenizer = TextTokenizer.of(processor.tokenizer)  # type: ignore[attr-defined]
     if section.backend.mode == "local":
-        options = EngineOptions(model=folder, device="cpu" if find_device(device) == "cpu" else "gpu", **_engine_settings(section.backend, passes_on=False)[0])
+        options = EngineOptions(
+            model=folder, device="cpu" if find_device(device) == "cpu" else "gpu", **_engine_settings(section.backend, is_constrained, passes_on=False)[0]
+        )
         backend = VllmEngineBackend(options, facts=facts, tokenizer=tokenizer, top_tokens=section.backend.top_logprobs)
         try:
             yield Opened(backend, PromptEncoder(processor), tokenizer)
         finally:
             backend.close()
         return
-    with _servers(section.backend, folder, device=device, log=log, progress=progress) as addresses:
+    with _servers(section.backend, folder, is_constrained, device=device, log=log, progress=progress) as addresses:
         pool = ServerPool(addresses, where="infer.backend.base_url", fix=_LOST_FIX)
         token = os.environ.get(TOKEN_VARIABLE) or None
         for address in addresses:
-            check_server(address, token=token, facts=facts, model=section.backend.model, say=progress.say)
+            check_server(address, token=token, facts=facts, model=section.backend.model, say=progress.say, constrained=is_constrained)
         client = VllmServerBackend(
             pool,
             facts=facts,
@@ -120,7 +122,7 @@ def _open_hf(section: InferSection, *, device: str, progress: Progress) -> Itera
 
 
 @contextmanager
-def _servers(backend: BackendSection, folder: Path, *, device: str, log: Path, progress: Progress) -> Iterator[list[ServerAddress]]:
+def _servers(backend: BackendSection, folder: Path, is_constrained: bool, *, device: str, log: Path, progress: Progress) -> Iterator[list[ServerAddress]]:
     """The servers that were given, or one that is started here."""
     if not backend.auto_launch:
         assert backend.base_url is not None, "the configuration requires it"
@@ -130,7 +132,7 @@ def _servers(backend: BackendSection, folder: Path, *, device: str, log: Path, p
     if not address.is_loopback:
         raise ConfigError(f"{address.base_url} is not this machine", where="infer.backend.base_url", fix="leave it out, or set auto_launch: false")
     place = find_device(device)
-    settings, extra = _engine_settings(backend, passes_on=True)
+    settings, extra = _engine_settings(backend, is_constrained, passes_on=True)
     options = ServerOptions(
         model=folder,
         port=address.port,
@@ -145,13 +147,14 @@ def _servers(backend: BackendSection, folder: Path, *, device: str, log: Path, p
         yield [options.address]
 
 
-def _engine_settings(backend: BackendSection, *, passes_on: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _engine_settings(backend: BackendSection, is_constrained: bool, *, passes_on: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Settings of the engine by our names, and arguments of vLLM that we do not know.
 
     Raises:
         ConfigError: there are such arguments, and nothing takes them.
     """
     settings: dict[str, Any] = {"dtype": backend.torch_dtype, "max_num_seqs": max(backend.client_concurrency, 1)}
+    settings["constrained"] = is_constrained
     settings["max_logprobs"] = max(backend.top_logprobs, 20)
     extra: list[str] = []
     for name, value in backend.server_options.items():
