@@ -1,4 +1,4 @@
-"""Every command and every line of Python on the pages about evaluation and adapters runs as it stands there, in order, beside a real inference run.
+"""Every command and every line of Python on the pages about evaluation, prediction and adapters runs as it stands there, in order, beside a real inference run.
 
 A block that cannot run here has the reason on the line before it, `<!-- not run: needs a GPU -->`, and is counted below.
 """
@@ -24,7 +24,7 @@ from coordexp.recipes.infer import run_pipeline
 from coordexp.training.run_log import RunLog
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = {"README.md": 0, "docs/eval/README.md": 1, "docs/training/adapters.md": 0}
+PAGES = {"README.md": 0, "docs/eval/README.md": 1, "docs/predict.md": 0, "docs/training/adapters.md": 0}
 """Page → blocks that are not run."""
 
 _BLOCK = re.compile(r"^(?:<!-- not run: (?P<reason>.+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -63,6 +63,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, scenes_jsonl: Path) -> P
     (folder / "coco" / "coco_gt.json").rename(folder / "instances.json")
     (folder / "coco" / "coco_preds.json").rename(folder / "results.json")
     shutil.rmtree(folder / "coco")
+    (folder / "photos").mkdir()
+    for number, picture in enumerate(sorted(scenes_jsonl.parent.glob("**/*.png"))[:2]):
+        shutil.copy(picture, folder / "photos" / f"{number}.png")
     return folder
 
 

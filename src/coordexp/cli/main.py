@@ -1,6 +1,6 @@
 """The command `coordexp`: sub-commands, errors as sentences, exit codes. Loads nothing heavy; each command imports its recipe when it runs.
 
-Exit codes: 0 done, 1 a bug of ours (with a traceback), 2 the user can mend it (one sentence), 130 interrupted.
+Exit codes: 0 done, 1 a bug of ours (with a traceback), 2 the user can mend it (one sentence), 3 done but for some inputs (predict), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from coordexp.cli import calibrate, config_cmd, data, demo, doctor, evaluate, infer, launch, merge, model, report, rollout_server, train, vis
+from coordexp.cli import calibrate, config_cmd, data, demo, doctor, evaluate, infer, launch, merge, model, predict, report, rollout_server, train, vis
 from coordexp.types.errors import UserError
 from coordexp.types.files import describe_os_error
 
@@ -58,6 +58,7 @@ app.command("demo", short_help="The whole path on this machine, in ten minutes."
 app.add_typer(data.app, name="data")
 app.command("train", short_help="Train a checkpoint.", context_settings=_OVERRIDES)(train.train)
 app.command("launch", short_help="Rollout servers and a learner beside them on this machine.", context_settings=_OVERRIDES)(launch.launch)
+app.command("predict", short_help="Detect objects on pictures.")(predict.predict)
 app.command("infer", short_help="Detect objects on the images of a data file.", context_settings=_OVERRIDES)(infer.infer)
 app.command("merge", short_help="Put the parts of an inference run together.")(merge.merge)
 app.add_typer(evaluate.app, name="eval")

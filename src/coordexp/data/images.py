@@ -36,11 +36,21 @@ def load_image(path: Path, *, where: str | None = None, max_pixels: int = MAX_IM
     image = _open(path, where=where, max_pixels=max_pixels)
     with image:
         try:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright)
+            return _upright_rgb(image)
         except _BROKEN as error:
             raise _broken(path, where, error) from error
+
+
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """What `load_image` makes of an image that is open already.
+
+    Raises:
+        DataError: it is damaged, or has no size.
+    """
+    try:
+        return _upright_rgb(image)
+    except _BROKEN as error:
+        raise DataError(f"the image cannot be decoded ({error})", fix="give another image") from error
 
 
 def read_image_size(path: Path, *, where: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
@@ -57,6 +67,11 @@ def read_image_size(path: Path, *, where: str | None = None, max_pixels: int = M
             raise _broken(path, where, error) from error
         width, height = image.size
     return (height, width) if orientation in _SIDEWAYS else (width, height)
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _open(path: Path, *, where: str | None, max_pixels: int) -> Image.Image:

@@ -119,7 +119,12 @@ def check_writable(*targets: Path) -> None:
 
 def result_to_line(result: SampleResult) -> str:
     """One line of `gt_vs_pred.jsonl`, with its line end. The same result always gives the same bytes."""
-    line = {
+    return json.dumps(result_to_json(result), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def result_to_json(result: SampleResult) -> dict[str, Any]:
+    """The line as a dictionary."""
+    return {
         "image": result.image,
         "width": result.width,
         "height": result.height,
@@ -133,7 +138,6 @@ def result_to_line(result: SampleResult) -> str:
         "score_source": result.score_source,
         **result.extras,
     }
-    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _ground_truth_to_json(item: Detection) -> dict[str, Any]:

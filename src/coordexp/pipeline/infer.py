@@ -18,9 +18,10 @@ from coordexp.data.images import load_image
 from coordexp.data.paths import resolve_image
 from coordexp.data.rules import Rule
 from coordexp.evaluation.score_calibration import ScoreCalibration
-from coordexp.generation.protocol import BackendLostError, GenerationBackend, GenerationRequest
+from coordexp.generation.protocol import GenerationBackend, GenerationRequest
 from coordexp.generation.seeds import request_seed
 from coordexp.pipeline.ahead import map_ahead
+from coordexp.pipeline.attempts import generate_each
 from coordexp.pipeline.counts import RunCounts, SampleError
 from coordexp.pipeline.prompting import PromptPlan
 from coordexp.pipeline.reading import AnswerReader
@@ -167,15 +168,9 @@ class Inference:
         return _Ready(record, GenerationRequest(id=record.id, prompt=prompt, seed=seed))
 
     def _generate(self, window: _Prepared) -> _Answered:
-        """One answer or failure for each sample that is ready; when a batch fails, its samples are tried one by one."""
         ready = [item for item in window.items if isinstance(item, _Ready)]
         start = time.perf_counter()
-        try:
-            answers: list[GenerationSample | BackendError] = list(self._generate_batch(ready)) if ready else []
-        except BackendLostError:
-            raise
-        except BackendError as error:
-            answers = [error] if len(ready) == 1 else [self._generate_alone(item) for item in ready]
+        answers = generate_each(self._backend, [item.request for item in ready], self._settings.generation)
         return _Answered(window, tuple(answers), start, time.perf_counter())
 
     def _note_generation(self, window: _Answered) -> None:
@@ -186,17 +181,6 @@ class Inference:
         if failures and len(failures) == len(window.answers) and self.counts.num_answered == 0:
             raise failures[0]
         self.counts.num_tokens += sum(len(answer.response_ids) for answer in window.answers if isinstance(answer, GenerationSample))
-
-    def _generate_batch(self, ready: Sequence[_Ready]) -> list[GenerationSample]:
-        return self._backend.generate([item.request for item in ready], self._settings.generation, with_trace=True)
-
-    def _generate_alone(self, item: _Ready) -> GenerationSample | BackendError:
-        try:
-            return self._generate_batch([item])[0]
-        except BackendLostError:
-            raise
-        except BackendError as error:
-            return error
 
     def _result(self, item: _Ready, answer: GenerationSample | BackendError) -> SampleResult:
         record = item.record

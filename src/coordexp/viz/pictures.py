@@ -112,6 +112,18 @@ def draw_pair(photo: Image.Image | None, *, gt: Sequence[DrawnObject], pred: Seq
     return canvas
 
 
+def draw_predictions(photo: Image.Image, objects: Sequence[DrawnObject]) -> Image.Image:
+    """One panel: the picture, its longer side scaled to `PANEL_SIDE`, with outlines and names."""
+    scale = PANEL_SIDE / max(photo.size)
+    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+    return _draw_panel(photo.resize(size, Image.Resampling.LANCZOS), objects, scale=scale)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """As PNG; raises OutputError when it cannot be written."""
+    _save(picture, path)
+
+
 def _draw_panel(panel: Image.Image, objects: Sequence[DrawnObject], *, scale: float) -> Image.Image:
     """Outlines first, then labels, so that no outline crosses a label."""
     draw = ImageDraw.Draw(panel)

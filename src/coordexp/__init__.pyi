@@ -1,0 +1,4 @@
+from coordexp.pipeline.detections import Detections as Detections
+from coordexp.pipeline.detector import Detector as Detector
+
+__version__: str
