@@ -84,7 +84,7 @@ def test_both_spellings_of_the_program_say_the_same_version() -> None:
         ),
         (
             ["infer", "--gt_jsonl", "a", "--model_checkpoint", "m", "--mode", "auto", "--backend", "vllm"],
-            "error: --backend: infer.backend.type: generation by vLLM",
+            "error: --backend: infer.backend.base_url: is required by a vLLM server",
         ),
         (["eval", "--out_dir", "o"], "error: command line: pred_jsonl: is required; give --pred_jsonl"),
         (["eval", "--pred_jsonl", "p", "--out_dir", "o", "--iou-thrs", "high"], "error: --iou-thrs: expected numbers, got 'high'; write --iou-thrs 0.5 0.75"),
