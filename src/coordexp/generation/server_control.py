@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from coordexp.generation.http import check_status, client_settings
 from coordexp.generation.server_pool import ServerAddress
+from coordexp.types.errors import BackendError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,16 @@ class Control:
         """All that would remember other weights; the encoder cache holds image embeddings."""
         for route in ("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"):
             self.post(route)
+
+    def take_over(self) -> None:
+        """Undo what a learner that was killed in the middle of a push has left: a pause, and weights half of the old and half of the new.
+
+        The next push replaces them. On a server that is well nothing changes.
+        """
+        # without an update that is open it refuses to finish one
+        with contextlib.suppress(httpx.HTTPStatusError, BackendError):
+            self.post("/finish_weight_update", {"weight_version": "cut off"})
+        self.post("/resume")
 
     def call_all(self, method: str, *args: str) -> list[Any]:
         """What the method of the worker extension returns in each worker."""
