@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import torch
 
-from coordexp.generation.http import check_status, client_settings
+from coordexp.generation.http import check_status, client_settings, is_healthy
 from coordexp.generation.server_pool import ServerAddress
 from coordexp.types.errors import BackendError
 
@@ -76,10 +76,7 @@ class Control:
         return self.call_all(method, *args)[0]
 
     def is_healthy(self) -> bool:
-        try:
-            return self._client.get("/health", timeout=5.0).status_code == 200
-        except httpx.HTTPError:
-            return False
+        return is_healthy(self.address)
 
     def version(self) -> str:
         """Of the weights that the server has, as vLLM names it; `default` until some are pushed."""
