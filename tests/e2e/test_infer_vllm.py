@@ -104,6 +104,19 @@ def test_a_given_server_answers_like_transformers_with_scores_and_evaluation(inf
     assert json.loads((folder / "eval" / "metrics.json").read_text())["metrics"]["f1_det@0.50"] > 0.6
 
 
+def test_constrained_answers_at_temperature_two_are_documents_with_names_of_the_data(infer, server_url: str) -> None:
+    hot = ("infer.constrain=json", "infer.labels=all", "infer.generation.temperature=2", "infer.limit=32")
+    arguments, folder = infer("hot", *hot, type="vllm", base_url=server_url)
+    assert main(arguments) == 0
+    found = read_lines(folder)
+    documents = [json.loads(line["raw_output"]) for line in found]
+    assert read_summary(folder)["objects"]["broken"] == {}
+    assert len({line["raw_output"] for line in found}) > 24
+    names = {item["desc"] for line in found for item in line["gt"]}
+    assert names & {entry["desc"] for document in documents for entry in document.values()}
+    assert {line["score_source"] for line in found} == {"token_probs"}
+
+
 def test_expected_coordinates_are_nearly_those_of_the_whole_distribution(infer, server_url: str) -> None:
     exact = {}
     for name, backend in (("hf", {}), ("vllm", {"type": "vllm", "base_url": server_url})):

@@ -13,9 +13,11 @@ PAGE = (FOLDER / "assistant-language.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["assistant-language.md", "rollout-targets.md"])
-def test_the_snippet_on_the_page_runs(name: str) -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", (FOLDER / name).read_text(), flags=re.DOTALL)
-    exec(compile(snippet, name, "exec"), {})
+def test_the_snippets_on_the_page_run(name: str) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", (FOLDER / name).read_text(), flags=re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        exec(compile(snippet, name, "exec"), {})
 
 
 def test_the_page_names_every_reason() -> None:
