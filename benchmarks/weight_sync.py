@@ -98,11 +98,11 @@ def measure(model: Qwen3VLForConditionalGeneration, pool: ServerPool, transfer: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the tiny model alone, 5 pushes")
+    parser.add_argument("--quick", action="store_true", help="the tiny model alone, 3 pushes")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    repeats = 5 if args.quick else 15
+    repeats = 3 if args.quick else 15
     python, figures = find_python(), {}
     print("model    transfer            MB  first s   push s  slowest   pause  transfer  finish    MB/s  of a copy")
     for size in SIZES[:1] if args.quick else SIZES:

@@ -25,6 +25,7 @@ SCHEMAS: dict[str, type[FileSection]] = {
     "demo/stage1.yaml": TrainConfig,
     "demo/stage1_packed.yaml": TrainConfig,
     "demo/infer.yaml": InferConfig,
+    "bench": InferConfig,
     "fusion": FusionConfig,
     "infer": InferConfig,
     "eval": EvalConfig,

@@ -1,9 +1,10 @@
-"""Chromium for the tests marked `browser`. Without one they fail with a sentence; NO_BROWSER=1 leaves them out and says which."""
+"""Small disks that can be full. Chromium for the tests marked `browser`: without one they fail with a sentence; NO_BROWSER=1 leaves them out and says which."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name in _left_out:
         terminalreporter.write_line(f"NO_BROWSER=1: not run: {name}")
+
+
+@pytest.fixture
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system of its own of the size that is asked for, such as `4k`."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.fail(f"this test mounts a small tmpfs and may not: {done.stderr.strip()}; run it as root") if os.geteuid() == 0 else pytest.skip(
+                "needs root"
+            )
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

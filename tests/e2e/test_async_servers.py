@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import random
 import signal
@@ -33,13 +31,15 @@ from coordexp.recipes.stage2 import build_engine
 from coordexp.training.async_loader import AsyncLoader
 from coordexp.types.progress import NoProgress
 
+from . import run_logs
 from .bad_network import BadNetwork
+from .process_groups import group_of
+from .run_logs import log_of
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 
 Maker = Callable[..., Loaded[TrainConfig]]
-CLOCKS = ("time", "runtime", "per_second", "gen_tokens_per_s", "train_", "backend_", "stage2_ab/async/")
 ASYNC = "stage2_ab.channel_b.async."
 LOCKSTEP = ("stage2_ab.channel_b.wait_for_b=true", f"{ASYNC}version_window=0")
 
@@ -64,12 +64,11 @@ def asynchronous(*servers: ServerProcess | BadNetwork) -> tuple[str, ...]:
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "logging.jsonl").read_text().splitlines()]
-    return [line for line in lines if "train_runtime" not in line]
+    return [line for line in log_of(run) if "train_runtime" not in line]
 
 
 def without_clocks(run: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if not any(part in key for part in CLOCKS)} for line in events(run)]
+    return run_logs.without_clocks(run, "stage2_ab/async/")
 
 
 class At(TrainerCallback):
@@ -230,14 +229,3 @@ def wait_until(is_there: Callable[[], bool], process: subprocess.Popen[bytes]) -
         assert process.poll() is None, "it ended by itself"
         assert time.monotonic() < end
         time.sleep(0.2)
-
-
-def group_of(leader: int) -> list[int]:
-    """Processes of a group that still run."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[2]) == leader and fields[0] != "Z":
-                found.append(int(folder.name))
-    return found

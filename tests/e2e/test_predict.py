@@ -186,6 +186,13 @@ def test_labels_and_constraint_leave_no_other_name(drawn: Drawn, tmp_path: Path)
     assert "broken" not in line
 
 
+def test_the_native_format_is_read_by_its_own_rules(drawn: Drawn) -> None:
+    with Detector("tiny", device="cpu", mode="native", max_new_tokens=8) as stock:
+        found = stock.predict(drawn.folder / "a.png")
+    assert not found.is_failed  # the tiny checkpoint never learned this format: what counts is that it was asked in it
+    assert found.to_json()["mode"] == "native"
+
+
 WRONG: dict[str, tuple[list[str], str]] = {
     "no model": (["a.png"], "--model"),
     "no such checkpoint": (["a.png", "--model", "no/model"], "no/model: no such checkpoint folder"),
@@ -193,6 +200,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a form without a place": (["a.png", "--model", "tiny", "--format", "coco"], "give --out"),
     "a preset that is none": (["a.png", "--model", "tiny", "--preset", "large"], "'large' is not a preset"),
     "a calibration that is none": (["a.png", "--model", "tiny", "--calibration", "c.json"], "c.json: cannot be read"),
+    "constrained in native mode": (["a.png", "--model", "tiny", "--mode", "native", "--constrain", "json"], "not the native one"),
     "expectation in text mode": (["a.png", "--model", "tiny", "--mode", "text", "--coord-decode", "expectation"], "no coordinate tokens"),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -15,27 +14,14 @@ import pytest
 
 from coordexp.models.assets import tiny_checkpoint
 
+from .process_groups import descendants
+
 pytestmark = pytest.mark.slow
 TOKEN = "s3cret-of-the-tests"
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "coordexp", *arguments]
-
-
-def descendants(pid: int) -> set[int]:
-    """Processes that `pid` started, and those that they started."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                children.setdefault(int(parent), []).append(int(folder.name))
-    found, waiting = set[int](), [pid]
-    while waiting:
-        waiting = [child for parent in waiting for child in children.get(parent, [])]
-        found.update(waiting)
-    return found
 
 
 def test_it_serves_with_a_token_and_ctrl_c_ends_all_of_it(tmp_path: Path, closed_port: int) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +137,11 @@ def test_an_output_folder_below_a_file_is_refused_before_any_work(command: str, 
 
 
 @pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
+def full_disk(mount_disk: Callable[[str], Path]) -> Path:
     """A file system without a free block."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.fail(f"this test mounts a small tmpfs and may not: {mounted.stderr.strip()}; run it as root") if os.geteuid() == 0 else pytest.skip("needs root")
+    folder = mount_disk("4k")
     (folder / "filler").write_bytes(b"0" * 4096)
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    return folder
 
 
 @pytest.mark.slow

@@ -31,7 +31,9 @@ def predict(
     preset: Annotated[
         str | None, typer.Option("--preset", help="Sizes of the training data, as rescale_32_768; absent: the pixel limits of the checkpoint.")
     ] = None,
-    mode: Annotated[Literal["coord", "text"], typer.Option("--mode", help="coord | text: what the model writes coordinates as.")] = "coord",
+    mode: Annotated[
+        Literal["coord", "text", "native"], typer.Option("--mode", help="coord | text | native (stock Qwen3-VL): what the model writes.")
+    ] = "coord",
     coord_decode: Annotated[
         Literal["argmax", "expectation"], typer.Option("--coord-decode", "--coord_decode", help="expectation: coordinates between bins.")
     ] = "argmax",

@@ -29,18 +29,20 @@ _ROUTES = {
     "calls of the worker extension (/collective_rpc)": "vllm.entrypoints.serve.dev.rpc.api_router",
 }
 _PROBE = """
-import importlib, importlib.metadata, json, sys
+import importlib, importlib.util, json, sys
 found = {"missing": [], "problem": None}
 try:
     import vllm
     import torch, transformers
     found |= {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__, "cuda": torch.cuda.is_available()}
+    look = importlib.import_module if sys.argv[2] == "import" else importlib.util.find_spec
     for label, module in json.loads(sys.argv[1]).items():
         try:
-            importlib.import_module(module)
+            if look(module) is None:
+                found["missing"].append(label)
         except ImportError:
             found["missing"].append(label)
-    importlib.import_module("coordexp.generation.worker_extension")
+    look("coordexp.generation.worker_extension")
 except Exception as error:
     found["problem"] = f"{type(error).__name__}: {error}".splitlines()[0]
 print("\\n" + json.dumps(found))
@@ -89,14 +91,16 @@ def _cpu_environments() -> Iterator[Path]:
         yield folder / CPU_ENVIRONMENT / "bin" / "python"
 
 
-def probe_engine(python: Path) -> Engine:
-    """Ask an interpreter about its vLLM: some seconds.
+def probe_engine(python: Path, *, imports: bool = True) -> Engine:
+    """Ask an interpreter about its vLLM: some seconds. Without `imports` its parts are looked for and not imported, which takes half of them.
 
     Raises:
         BackendError: it has none that can be imported together with our worker extension.
     """
     try:
-        done = subprocess.run([str(python), "-c", _PROBE, json.dumps(_ROUTES)], capture_output=True, text=True, timeout=_PROBE_S, check=True)
+        done = subprocess.run(
+            [str(python), "-c", _PROBE, json.dumps(_ROUTES), "import" if imports else "find"], capture_output=True, text=True, timeout=_PROBE_S, check=True
+        )
         found = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         raise BackendError(f"the interpreter cannot be asked ({type(error).__name__})", where=str(python), fix=HOW_TO) from error

@@ -89,5 +89,9 @@ def engine_environment(*, is_cpu: bool, constrained: bool = False) -> dict[str, 
     if constrained:
         # the second model runner has another interface for logits processors
         own["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-    # bound threads would all sit on the first processor beside whatever else runs there
-    return own | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if is_cpu else own
+    if is_cpu:
+        # bound threads would all sit on the first processor beside whatever else runs there
+        own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        # without threads to bind the worker needs no process of its own, which would import everything once more: a third of the start
+        own["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return own

@@ -12,6 +12,7 @@ from coordexp.types.errors import BackendError
 TOKEN_VARIABLE = "COORDEXP_SERVER_TOKEN"
 """Environment variable with the token of the servers; never in a configuration file, which is copied into every run folder."""
 
+HEALTH_S = 5.0
 CONNECT_S = 10.0
 
 _SHOWN = 400
@@ -29,6 +30,15 @@ def client_settings(address: ServerAddress, *, token: str | None, timeout_s: flo
         # a proxy of the environment must not carry what stays on this machine
         "trust_env": not address.is_loopback,
     }
+
+
+def is_healthy(address: ServerAddress) -> bool:
+    """Whether a server answers there; it asks for no token on this route."""
+    try:
+        with httpx.Client(**client_settings(address, token=None, timeout_s=HEALTH_S)) as client:
+            return client.get("/health").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def check_status(response: httpx.Response, address: ServerAddress) -> None:

@@ -32,7 +32,7 @@ Look: TypeAlias = Callable[[PromptInputs], Sequence[ImageInputs]]
 
 
 def check_pixels(control: Control, backend: VllmServerBackend, prompts: Sequence[PromptInputs]) -> float:
-    """Ask a server about each prompt, which holds one picture, and compare the pixels. Nothing else may use the server meanwhile.
+    """Ask a server about each prompt, which holds one picture, and compare the pixels. Its weights may be any; nothing else may use it meanwhile.
 
     Returns:
         The largest difference found.
@@ -50,6 +50,7 @@ def check_pixels(control: Control, backend: VllmServerBackend, prompts: Sequence
         return [read_pixels(item) for worker in control.call_all("coordexp_take_pixels") for item in worker]
 
     try:
+        control.take_over()
         return compare_pixels(look, prompts, dtype=control.describe().dtype, where=control.address.base_url)
     except httpx.HTTPError as error:
         what = f"the server does not tell what it sees ({describe_trouble(error)})"

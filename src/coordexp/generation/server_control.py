@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import torch
 
-from coordexp.generation.http import check_status, client_settings
+from coordexp.generation.http import check_status, client_settings, is_healthy
 from coordexp.generation.server_pool import ServerAddress
+from coordexp.types.errors import BackendError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,16 @@ class Control:
         for route in ("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"):
             self.post(route)
 
+    def take_over(self) -> None:
+        """Undo what a learner that was killed in the middle of a push has left: a pause, and weights half of the old and half of the new.
+
+        The next push replaces them. On a server that is well nothing changes.
+        """
+        # without an update that is open it refuses to finish one
+        with contextlib.suppress(httpx.HTTPStatusError, BackendError):
+            self.post("/finish_weight_update", {"weight_version": "cut off"})
+        self.post("/resume")
+
     def call_all(self, method: str, *args: str) -> list[Any]:
         """What the method of the worker extension returns in each worker."""
         return self.post("/collective_rpc", {"method": method, "args": list(args)})["results"]
@@ -64,10 +76,7 @@ class Control:
         return self.call_all(method, *args)[0]
 
     def is_healthy(self) -> bool:
-        try:
-            return self._client.get("/health", timeout=5.0).status_code == 200
-        except httpx.HTTPError:
-            return False
+        return is_healthy(self.address)
 
     def version(self) -> str:
         """Of the weights that the server has, as vLLM names it; `default` until some are pushed."""

@@ -6,12 +6,11 @@ import os
 import signal
 import socket
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordexp.generation.engine_options import EngineOptions, as_flags, engine_arguments, engine_environment
+from coordexp.generation.http import is_healthy
 from coordexp.generation.server_pool import ServerAddress
 from coordexp.types.errors import BackendError, ConfigError
 from coordexp.types.processes import Child, start_process
@@ -175,16 +174,6 @@ def wait_healthy(server: Child, address: ServerAddress, *, timeout_s: float) -> 
             fix = "read its log; 'coordexp doctor engine' checks the engine"
             raise BackendError(problem + _last_words(server), where=address.base_url, fix=fix)
         time.sleep(_POLL_S)
-
-
-def is_healthy(address: ServerAddress) -> bool:
-    """Whether a server answers there; a proxy of the environment is not asked."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{address.base_url}/health", timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
 
 
 def _last_words(server: Child) -> str:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from coordexp.batching.prompt import PromptEncoder
-from coordexp.codec.prompts import FieldOrder, Ordering, PromptSpec, build_prompt
+from coordexp.codec.native import native_prompt
+from coordexp.codec.prompts import CoordMode, FieldOrder, Ordering, PromptSpec, build_prompt
 from coordexp.data.images import load_image, to_upright_rgb
 from coordexp.data.presets import RescalePreset, parse_preset, plan_size
 from coordexp.data.rescale import resize_image
@@ -104,7 +105,7 @@ class Detector:
             constrain: `json` lets the model write nothing but complete answers.
             calibration: what `coordexp calibrate` wrote, to make probabilities of scores.
             preset: sizes of the training data, as `rescale_32_768`; None: the pixel limits of the checkpoint.
-            mode: `text` for a checkpoint that writes plain integers 0..999.
+            mode: `text` for a checkpoint that writes plain integers 0..999; `native` for a stock Qwen3-VL, in its own format.
             geometry_kinds: as in training.
             object_ordering: as in training.
             object_field_order: as in training.
@@ -119,17 +120,22 @@ class Detector:
             UserError: the checkpoint, the device, the preset or the calibration cannot be used.
         """
         if coord_decode == "expectation" and mode != "coord":
-            raise DataError("there are no coordinate tokens to take the expectation over in mode text", where="coord_decode", fix="set it to argmax")
+            raise DataError(f"there are no coordinate tokens to take the expectation over in mode {mode}", where="coord_decode", fix="set it to argmax")
+        if constrain == "json" and mode == "native":
+            raise DataError("constrained decoding knows our own format, not the native one", where="constrain", fix="set it to off")
         folder = tiny_checkpoint() if model == TINY else Path(model)
         curve = None if calibration is None else ScoreCalibration.read(Path(calibration))
-        opened = open_checkpoint(folder, dtype=dtype, attn_implementation="sdpa", device=device, progress=progress or NoProgress())
+        opened = open_checkpoint(
+            folder, dtype=dtype, attn_implementation="sdpa", device=device, needs_coord_tokens=mode != "native", progress=progress or NoProgress()
+        )
         self.labels = None if labels is None else tuple(labels)
         """Names of the prompt."""
         self._mode: Mode = mode
         self._batch_size = batch_size
         kinds = tuple(geometry_kinds)
-        spec = PromptSpec(ordering=object_ordering, field_order=object_field_order, coord_mode=mode, kinds=kinds, labels=self.labels)
-        self._prompt = build_prompt(spec)
+        written: CoordMode = "coord" if mode == "coord" else "text"
+        spec = PromptSpec(ordering=object_ordering, field_order=object_field_order, coord_mode=written, kinds=kinds, labels=self.labels)
+        self._prompt = native_prompt(self.labels) if mode == "native" else build_prompt(spec)
         self._encoder = PromptEncoder(opened.processor)
         chosen = TINY_PRESET if preset is None and model == TINY else preset
         limits = checkpoint_sizes(self._encoder.side_multiple, opened.processor)
@@ -138,7 +144,7 @@ class Detector:
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
-            constraint=ConstraintSpec(field_order=object_field_order, coord_mode=mode, kinds=kinds, labels=self.labels) if constrain == "json" else None,
+            constraint=ConstraintSpec(field_order=object_field_order, coord_mode=written, kinds=kinds, labels=self.labels) if constrain == "json" else None,
         )
         self._backend = HfBackend(opened, batch_size=batch_size)
         window = coord_decode_window if coord_decode == "expectation" else None

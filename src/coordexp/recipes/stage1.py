@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from coordexp.training.checkpoints import explain_full_disk
 from coordexp.training.detection import DetectionEval
 from coordexp.training.faults import SkippedRecord, describe_skipped, merge_skipped
 from coordexp.training.metadata import RunFacts, add_resume, write_metadata
-from coordexp.training.ranks import gather_objects
+from coordexp.training.ranks import explain_lost_rank, gather_objects
 from coordexp.training.run_log import RunLog
 from coordexp.training.selection import EarlyStop, SaveDelay
 from coordexp.training.stage2_loader import Stage2Loader
@@ -46,12 +47,14 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
         UserError: whatever can be wrong with settings, data, checkpoint or output; nothing was written then.
     """
     disable_progress_bar()
-    process = PartialState(cpu=loaded.config.training.use_cpu)
+    process = _join_process_group(loaded.config)
     progress = (progress or NoProgress()) if process.is_main_process else NoProgress()
     config = loaded.config
     parts = prepare_stage1(config, world_size=process.num_processes, progress=progress)
     ranks = {"rank": process.process_index, "world_size": process.num_processes}
-    if parts.resume is not None and run_folder.read_step(parts.resume) >= parts.num_steps:
+    # read now: the checkpoint may be gone when the run ends (training.save_total_limit)
+    first_step = run_folder.read_step(parts.resume) if parts.resume else 0
+    if parts.resume is not None and first_step >= parts.num_steps:
         return _finish_resumed(parts.resume, parts.num_steps, config=config, process=process, progress=progress)
     engine = None if config.custom.trainer_variant is None else build_engine(config, parts, say=progress.say, **ranks)
     with contextlib.ExitStack() as ends:
@@ -61,14 +64,21 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
         trainer, loader = build_trainer(config, parts, folder=folder, progress=progress, process=process, engine=engine)
         ends.callback(loader.close)
         start = time.perf_counter()
-        with explain_full_disk(folder):
+        with explain_full_disk(folder), explain_lost_rank(world_size=process.num_processes):
             trainer.train(resume_from_checkpoint=str(parts.resume) if parts.resume else None)
     final = _write_final(trainer, config, parts, folder, process=process, progress=progress)
     skipped = merge_skipped(gather_objects([] if parts.skips is None else parts.skips.records(), world_size=process.num_processes))
     if process.is_main_process:
-        _finish(trainer, parts, folder, final=final, skipped=skipped, seconds=time.perf_counter() - start, progress=progress)
+        seconds = time.perf_counter() - start
+        _finish(trainer, parts, folder, first_step=first_step, final=final, skipped=skipped, seconds=seconds, progress=progress)
     process.wait_for_everyone()
     return folder
+
+
+def _join_process_group(config: TrainConfig) -> PartialState:
+    """With the other processes of the run; how long an exchange between them may take is said here or never."""
+    seconds = config.training.hf_arguments().get("ddp_timeout")
+    return PartialState(cpu=config.training.use_cpu, **({} if seconds is None else {"timeout": timedelta(seconds=seconds)}))
 
 
 def build_trainer(
@@ -210,14 +220,22 @@ def _finish_resumed(checkpoint: Path, num_steps: int, *, config: TrainConfig, pr
 
 
 def _finish(
-    trainer: StepTrainer, parts: Stage1Parts, folder: Path, *, final: Path | None, skipped: list[SkippedRecord], seconds: float, progress: Progress
+    trainer: StepTrainer,
+    parts: Stage1Parts,
+    folder: Path,
+    *,
+    first_step: int,
+    final: Path | None,
+    skipped: list[SkippedRecord],
+    seconds: float,
+    progress: Progress,
 ) -> None:
     """The summary of the run, on rank 0."""
     state = trainer.state
     summary = RunSummary(
         steps=state.global_step,
         planned_steps=parts.num_steps,
-        first_step=run_folder.read_step(parts.resume) if parts.resume else 0,
+        first_step=first_step,
         seconds=round(seconds, 1),
         has_stopped_early=any(isinstance(callback, EarlyStop) and callback.has_stopped for callback in trainer.callback_handler.callbacks),
         best_metric=trainer.args.metric_for_best_model,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 
+from coordexp.types.errors import BackendError
+
 T = TypeVar("T")
+
+_BROKEN = ("gloo/transport", "gloo/rendezvous", "NCCL", "Socket", "Broken pipe")
+"""In what torch says when another process does not answer."""
 
 
 def gather_objects(value: T, *, world_size: int) -> list[T]:
@@ -16,3 +23,17 @@ def gather_objects(value: T, *, world_size: int) -> list[T]:
     everyone: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(everyone, value)
     return everyone
+
+
+@contextmanager
+def explain_lost_rank(*, world_size: int) -> Iterator[None]:
+    """Raise `BackendError` in place of what the exchange between processes raises when one of them has ended, or does not answer in time."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if world_size == 1 or not any(part in said for part in _BROKEN):
+            raise
+        what = f"another process of the training has ended or does not answer ({said.strip().splitlines()[0]})"
+        fix = "its own error, or that of torchrun, says why; resume with training.resume_from_checkpoint: true"
+        raise BackendError(what, fix=fix) from error

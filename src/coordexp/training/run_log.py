@@ -16,7 +16,7 @@ from coordexp.types.files import translate_os_errors, write_text
 
 
 class RunLog:
-    """Appends events. One writer; a reader sees complete lines only, but for a machine that loses power.
+    """Appends events. One writer; what a reader finds up to the last line end is complete, but for a machine that loses power.
 
     Example: `RunLog(folder / "logging.jsonl").write({"loss": 2.31, "epoch": 0.5}, step=20)`
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake in the user's input, configuration or environment.
@@ -18,10 +20,18 @@ class UserError(Exception):
         self.fix = fix
         super().__init__(what, where, fix)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # processes of a training tell each other their errors
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         fix = f"; {self.fix}" if self.fix else ""
         return f"{where}{self.what}{fix}"
+
+
+def _rebuild(kind: type[UserError], what: str, where: str | None, fix: str | None) -> UserError:
+    return kind(what, where=where, fix=fix)
 
 
 class ConfigError(UserError):

@@ -90,7 +90,7 @@ class Children:
 
     def __init__(self) -> None:
         self._children: list[Child] = []
-        self._stack = _signals_as_exit()
+        self._stack = signals_as_exit()
 
     def __enter__(self) -> Children:
         self._stack.__enter__()
@@ -151,7 +151,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _signals_as_exit() -> Generator[None]:
+def signals_as_exit() -> Generator[None]:
     """SIGTERM and SIGHUP leave blocks in order, as Ctrl-C does."""
 
     def leave(number: int, frame: FrameType | None) -> None:
