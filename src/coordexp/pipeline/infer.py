@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.text_tokenizer import TextTokenizer
@@ -25,6 +26,7 @@ from coordexp.pipeline.attempts import generate_each
 from coordexp.pipeline.counts import RunCounts, SampleError
 from coordexp.pipeline.prompting import PromptPlan
 from coordexp.pipeline.reading import AnswerReader
+from coordexp.pipeline.results import answered_result, failed_result
 from coordexp.pipeline.source import SourceLine
 from coordexp.pipeline.standardize import Mode, PredCoordMode, ground_truth
 from coordexp.types.errors import BackendError, DataError
@@ -122,7 +124,6 @@ class Inference:
             expectation_window=settings.expectation_window,
             calibration=settings.calibration,
         )
-        self._line_mode = "coord" if settings.mode == "coord" else "text"
         self._generated_until = 0.0
         self.counts = RunCounts()
 
@@ -188,53 +189,19 @@ class Inference:
             return self._failed(record, SampleError.GENERATION_FAILED, answer.what)
         read = self._reader.read(answer, width=record.width, height=record.height)
         self.counts.note_objects(num_read=read.num_read, num_kept=len(read.detections), dropped=read.dropped, broken=read.broken)
-        gt = ground_truth(record)
-        return SampleResult(
-            image=record.image,
-            width=record.width,
-            height=record.height,
-            mode=self._line_mode,
-            coord_mode="pixel" if gt or read.detections else None,
-            gt=gt,
-            pred=read.detections,
-            raw_output=answer.text,
-            errors=tuple(dict.fromkeys((*read.dropped, *(() if read.detections else (SampleError.EMPTY_PRED,))))),
-            finish_reason=answer.finish_reason,
-            score_source=read.score_source,
-            extras={"broken": dict(read.broken)} if read.broken else {},
-        )
+        return answered_result(answer, read, gt=ground_truth(record), **self._place(record))
 
     def _failed(self, record: Record, error: SampleError, message: str) -> SampleResult:
-        gt = ground_truth(record)
-        return SampleResult(
-            image=record.image,
-            width=record.width,
-            height=record.height,
-            mode=self._line_mode,
-            coord_mode="pixel" if gt else None,
-            gt=gt,
-            pred=(),
-            raw_output="",
-            errors=(error,),
-            extras={"message": message},
-        )
+        return failed_result(error, message, gt=ground_truth(record), **self._place(record))
+
+    def _place(self, record: Record) -> dict[str, Any]:
+        return {"image": record.image, "width": record.width, "height": record.height, "mode": self._settings.mode}
 
     def _refused_line(self, line: SourceLine, error: SampleError, message: str) -> SampleResult:
         images = line.raw.get("images")
         image = images[0] if isinstance(images, list) and images and isinstance(images[0], str) else ""
         width, height = (value if type(value := line.raw.get(name)) is int and value > 0 else None for name in ("width", "height"))
-        return SampleResult(
-            image=image,
-            width=width,
-            height=height,
-            mode=self._line_mode,
-            coord_mode=None,
-            gt=(),
-            pred=(),
-            raw_output="",
-            errors=(error,),
-            extras={"message": message},
-        )
+        return failed_result(error, message, image=image, width=width, height=height, mode=self._settings.mode)
 
 
 def _windows(lines: Iterable[SourceLine], size: int) -> Iterator[list[SourceLine]]:
