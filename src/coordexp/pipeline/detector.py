@@ -122,31 +122,23 @@ class Detector:
         """
         if coord_decode == "expectation" and mode != "coord":
             raise DataError(f"there are no coordinate tokens to take the expectation over in mode {mode}", where="coord_decode", fix="set it to argmax")
-        if constrain == "json" and mode == "native":
-            raise DataError("constrained decoding knows our own format, not the native one", where="constrain", fix="set it to off")
-        folder = tiny_checkpoint() if model == TINY else Path(model)
-        curve = None if calibration is None else ScoreCalibration.read(Path(calibration))
-        opened = open_checkpoint(
-            folder, dtype=dtype, attn_implementation="sdpa", device=device, needs_coord_tokens=mode != "native", progress=progress or NoProgress()
-        )
         self.labels = None if labels is None else tuple(labels)
         """Names of the prompt."""
         self._mode: Mode = mode
         self._batch_size = batch_size
-        kinds = tuple(geometry_kinds)
-        written: CoordMode = "coord" if mode == "coord" else "text"
-        spec = PromptSpec(ordering=object_ordering, field_order=object_field_order, coord_mode=written, kinds=kinds, labels=self.labels)
+        coord_mode: CoordMode = "coord" if mode == "coord" else "text"
+        spec = PromptSpec(object_ordering, object_field_order, coord_mode, tuple(geometry_kinds), self.labels)
         self._prompt = native_prompt(self.labels) if mode == "native" else build_prompt(spec)
-        self._encoder = PromptEncoder(opened.processor)
+        constraint = _constraint(spec, mode) if constrain == "json" else None
+        self._settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, constraint=constraint)
+        curve = None if calibration is None else ScoreCalibration.read(Path(calibration))
         chosen = TINY_PRESET if preset is None and model == TINY else preset
-        limits = checkpoint_sizes(self._encoder.side_multiple, opened.processor)
-        self._sizes = limits if chosen is None else parse_preset(chosen)
-        self._settings = GenerationSettings(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            constraint=ConstraintSpec(field_order=object_field_order, coord_mode=written, kinds=kinds, labels=self.labels) if constrain == "json" else None,
-        )
+        sizes = None if chosen is None else parse_preset(chosen)
+        folder = tiny_checkpoint() if model == TINY else Path(model)
+        place = {"device": device, "needs_coord_tokens": mode != "native", "progress": progress or NoProgress()}
+        opened = open_checkpoint(folder, dtype=dtype, attn_implementation="sdpa", **place)
+        self._encoder = PromptEncoder(opened.processor)
+        self._sizes = sizes or checkpoint_sizes(self._encoder.side_multiple, opened.processor)
         self._backend = HfBackend(opened, batch_size=batch_size)
         window = coord_decode_window if coord_decode == "expectation" else None
         self._reader = AnswerReader(self._backend.text_tokenizer, mode=mode, pred_coord_mode="norm1000", expectation_window=window, calibration=curve)
@@ -156,11 +148,7 @@ class Detector:
     @overload
     def predict(self, images: Sequence[Picture]) -> list[Detections]: ...
     def predict(self, images: Picture | Sequence[Picture]) -> Detections | list[Detections]:
-        """What is in a picture, or in each of several, in their order. A picture that cannot be read gives `Detections` with an error.
-
-        Raises:
-            BackendError: nothing can be generated at all.
-        """
+        """What is in a picture, or in each of several, in their order. A picture that cannot be read gives `Detections` with an error."""
         if isinstance(images, str | Path | Image.Image | np.ndarray):
             return next(self.iter_predict([images]))
         return list(self.iter_predict(images))
@@ -211,6 +199,13 @@ class Detector:
     def _failed(self, item: _Prepared, error: SampleError, message: str) -> SampleResult:
         width, height = item.size or (None, None)
         return failed_result(error, message, image=item.name, width=width, height=height, mode=self._mode)
+
+
+def _constraint(spec: PromptSpec, mode: Mode) -> ConstraintSpec:
+    """Raises DataError in mode native."""
+    if mode == "native":
+        raise DataError("constrained decoding knows our own format, not the native one", where="constrain", fix="set it to off")
+    return ConstraintSpec(field_order=spec.field_order, coord_mode=spec.coord_mode, kinds=spec.kinds, labels=spec.labels)
 
 
 def checkpoint_sizes(multiple: int, processor: Any) -> RescalePreset:
