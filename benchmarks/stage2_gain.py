@@ -94,7 +94,7 @@ def runnable(study: Study, arms: Sequence[Arm]) -> list[Arm]:
 
 def quick(folder: Path, json_path: Path | None) -> None:
     """The whole way with a few scenes and one short run for each stage."""
-    study = Study(folder, budget_cpu_s=1.0, prepare_steps=2, stable_steps=0, decay_steps=1, num_scenes={"train": 24, "val": 4}, max_new_tokens=64)
+    study = Study(folder, budget_cpu_s=1.0, prepare_steps=2, stable_steps=0, decay_steps=1, num_scenes={"train": 16, "val": 2}, max_new_tokens=32)
     arms = [replace(arm, seeds=(1,)) for arm in (*ARMS, *LOOKS) if arm.name in QUICK_ARMS]
     execute("prepare", study, arms, None)
     execute("run", study, arms, None)

@@ -6,6 +6,7 @@ many examples, other ones each time. A test with a long form carries the marker 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -221,11 +222,8 @@ def _draw_record(folder: Path, name: str, number: int, generator: random.Random)
 
 
 @pytest.fixture(scope="session")
-def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One real vLLM server for all tests of a run, with the shipped checkpoint in float32; it starts when the first test asks for it.
-
-    Tests push the weights that they need: what an earlier one has left there is not theirs.
-    """
+def starting_vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """`vllm_server` from the moment when its process begins."""
     from coordexp.generation.engine import find_python
     from coordexp.generation.server_process import ServerOptions, ServerProcess
     from coordexp.models.assets import tiny_checkpoint
@@ -233,8 +231,27 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
 
     options = ServerOptions(model=tiny_checkpoint(), port=free_port(), dtype="float32", max_model_len=2048, max_num_seqs=32, lora=True, constrained=True)
     with ServerProcess(find_python(), options, log=tmp_path_factory.mktemp("vllm") / "server.log") as server:
-        server.wait_ready(timeout_s=300)
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _starts_while_other_tests_run(request: pytest.FixtureRequest) -> None:  # pyright: ignore[reportUnusedFunction]
+    """The first test of a run starts the server, if one of them wants it: it is ready when that one comes."""
+    from coordexp.types.errors import BackendError
+
+    if any("vllm_server" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        with contextlib.suppress(BackendError):  # whoever wants it will hear of it
+            request.getfixturevalue("starting_vllm_server")
+
+
+@pytest.fixture(scope="session")
+def vllm_server(starting_vllm_server: ServerProcess) -> ServerProcess:
+    """One real vLLM server for all tests of a run, with the shipped checkpoint in float32.
+
+    Tests push the weights that they need: what an earlier one has left there is not theirs.
+    """
+    starting_vllm_server.wait_ready(timeout_s=300)
+    return starting_vllm_server
 
 
 @pytest.fixture

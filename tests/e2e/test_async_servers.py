@@ -139,17 +139,23 @@ def test_two_learner_processes_share_a_server(
     assert max((value - second[name]).abs().max().item() for name, value in first.items()) < 1e-6
 
 
-@pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
-    """A second server, which may be killed: the last of the list runs."""
+@pytest.fixture(scope="module", autouse=True)
+def starting_own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
+    """It starts while the first tests run."""
     options = ServerOptions(model=tiny_checkpoint(), port=free_port(), dtype="float32", max_model_len=2048, max_num_seqs=32)
     servers = [ServerProcess(find_python(), options, log=tmp_path_factory.mktemp("own") / "server.log")]
     try:
-        servers[0].wait_ready(timeout_s=300)
         yield servers
     finally:
         for server in servers:
             server.stop()
+
+
+@pytest.fixture(scope="module")
+def own_server(starting_own_server: list[ServerProcess]) -> list[ServerProcess]:
+    """A second server, which may be killed: the last of the list runs."""
+    starting_own_server[0].wait_ready(timeout_s=300)
+    return starting_own_server
 
 
 def test_one_learner_with_two_servers_trains_the_same(make_ab: Maker, vllm_server: ServerProcess, own_server: list[ServerProcess], tmp_path: Path) -> None:
@@ -190,15 +196,15 @@ def test_twenty_failures_of_the_network_cost_channel_b_steps_and_no_pack_is_lost
     make_ab: Maker, vllm_server: ServerProcess, tmp_path: Path
 ) -> None:
     chance = random.Random(3)
-    bad = dict.fromkeys(chance.sample(range(2, 58), 20), "down") | dict.fromkeys(chance.sample(range(2, 58), 4), "stalled")
+    bad = dict.fromkeys(chance.sample(range(2, 46), 20), "down") | dict.fromkeys(chance.sample(range(2, 46), 4), "stalled")
     settings = (f"{ASYNC}sync_every_steps=2", f"{ASYNC}version_window=1", "stage2_ab.schedule.b_ratio=0.3", "stage2_ab.channel_b.on_starvation=a_only")
-    timeouts = "rollout_matching.vllm.server.infer_timeout_s=3"
+    timeouts = "rollout_matching.vllm.server.infer_timeout_s=2"
     with BadNetwork(("127.0.0.1", vllm_server.options.port)) as network:
-        loaded = make_ab("training.max_steps=60", "training.save_strategy=no", "training.eval_strategy=no", *settings, *asynchronous(network), timeouts)
-        changes = At({step: partial(setattr, network, "weather", bad.get(step, "fair")) for step in range(60)})
+        loaded = make_ab("training.max_steps=48", "training.save_strategy=no", "training.eval_strategy=no", *settings, *asynchronous(network), timeouts)
+        changes = At({step: partial(setattr, network, "weather", bad.get(step, "fair")) for step in range(48)})
         loader, said = train(loaded.config, tmp_path / "run", [changes])
     steps = events(tmp_path / "run")
-    assert len(steps) == 60
+    assert len(steps) == 48
     assert_within_window(steps, loader, 1)
     counts = loader.rollouts.queue.counts
     assert counts.produced == counts.consumed + counts.stale + counts.queued + counts.lost

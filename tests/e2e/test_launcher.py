@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 def smoke(tmp_path: Path, scenes_jsonl: Path, closed_port: int):
     """A file over the shipped smoke file, with the stand-ins of a machine without GPU."""
 
-    def make(**rollout: Any) -> Path:
+    def make(*, channel_b: dict[str, Any] | None = None, **rollout: Any) -> Path:
         vllm = {"server": {"servers": [{"base_url": f"http://127.0.0.1:{closed_port}"}]}, "max_model_len": 2048}
         document = {
             "extends": str(REPO / "configs/stage2_ab/smoke/ab_mixed.yaml"),
@@ -39,7 +40,7 @@ def smoke(tmp_path: Path, scenes_jsonl: Path, closed_port: int):
                 "val_jsonl": str(scenes_jsonl),
                 "extra": {"rollout_matching": {"max_new_tokens": 128, "vllm": vllm, **rollout}},
             },
-            "stage2_ab": {"schedule": {"b_ratio": 1.0}},
+            "stage2_ab": {"schedule": {"b_ratio": 1.0}, "channel_b": channel_b or {}},
         }
         path = tmp_path / "smoke.yaml"
         path.write_text(yaml.safe_dump(document))
@@ -65,17 +66,21 @@ def processes_of(port: int) -> list[str]:
     return lines
 
 
-def test_one_step_of_channel_b_on_a_server_of_its_own(smoke, tmp_path: Path, closed_port: int) -> None:
-    result = launch(tmp_path, "server_gpus=cpu", "train_gpus=cpu", f"config={smoke()}", "vllm_gpu_memory_utilization=0.70", "wait_timeout=1200")
-    assert result.returncode == 0, result.stdout + result.stderr
-    (folder,) = (tmp_path / "output/stage2_ab/smoke/ab_mixed").glob("v*/smoke_ab_mixed")
-    assert re.fullmatch(r"v\d+-\d{8}-\d{6}", folder.parent.name)
-    assert (folder / "run_metadata.json").is_file()
-    (step,) = [event for event in map(json.loads, (folder / "logging.jsonl").read_text().splitlines()) if "stage2/channel_b" in event]
-    assert (step["stage2/channel_b"], step["rollout/backend_vllm"]) == (1, 1)
-    assert step["rollout/gen_new_tokens_total"] > 0
-    assert math.isfinite(step["loss"])
-    assert processes_of(closed_port) == []
+def test_one_step_of_channel_b_on_a_server_of_its_own(smoke, tmp_path: Path, closed_port: int, long_count: Callable[[int, int], int]) -> None:
+    """In synchronous form, and in the long form of the test once more beside the training."""
+    for channel_b in ({}, {"mode": "async", "wait_for_b": True})[: long_count(1, 2)]:
+        config = smoke(channel_b=channel_b)
+        result = launch(tmp_path, "server_gpus=cpu", "train_gpus=cpu", f"config={config}", "vllm_gpu_memory_utilization=0.70", "wait_timeout=1200")
+        assert result.returncode == 0, result.stdout + result.stderr
+        folder = max((tmp_path / "output/stage2_ab/smoke/ab_mixed").glob("v*/smoke_ab_mixed"))
+        assert re.fullmatch(r"v\d+-\d{8}-\d{6}", folder.parent.name)
+        assert (folder / "run_metadata.json").is_file()
+        (step,) = [event for event in map(json.loads, (folder / "logging.jsonl").read_text().splitlines()) if "stage2/channel_b" in event]
+        assert (step["stage2/channel_b"], step["rollout/backend_vllm"]) == (1, 1)
+        assert step.get("stage2_ab/async/step_kind_b") == (1 if channel_b else None)
+        assert step["rollout/gen_new_tokens_total"] > 0
+        assert math.isfinite(step["loss"])
+        assert processes_of(closed_port) == []
 
 
 def test_ctrl_c_ends_server_and_learner(smoke, tmp_path: Path, closed_port: int) -> None:

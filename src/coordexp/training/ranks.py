@@ -34,6 +34,6 @@ def explain_lost_rank(*, world_size: int) -> Iterator[None]:
         said = str(error)
         if world_size == 1 or not any(part in said for part in _BROKEN):
             raise
-        what = f"another process of the training has ended or does not answer ({said.strip().splitlines()[0]})"
+        what = f"another process of the training has ended or does not answer ({said.strip().splitlines()[0].partition('. ')[0]})"
         fix = "its own error, or that of torchrun, says why; resume with training.resume_from_checkpoint: true"
         raise BackendError(what, fix=fix) from error
