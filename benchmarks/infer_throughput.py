@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -126,7 +127,8 @@ def compare(first: Callable[[], Speed], second: Callable[[], Speed], *, repeats:
 
 def measure_hf(loaded: LoadedModel, data: Path, warm: Path, *, batch_size: int, repeats: int) -> dict[str, Any]:
     backend = HfBackend(loaded, batch_size=batch_size)
-    ours(backend, loaded, warm, batch_size=batch_size), plain(loaded, warm, batch_size=batch_size)
+    ours(backend, loaded, warm, batch_size=batch_size)
+    plain(loaded, warm, batch_size=batch_size)
     ratios, mine, theirs = compare(
         lambda: ours(backend, loaded, data, batch_size=batch_size), lambda: plain(loaded, data, batch_size=batch_size), repeats=repeats
     )
@@ -141,30 +143,38 @@ def measure_hf(loaded: LoadedModel, data: Path, warm: Path, *, batch_size: int, 
     }
 
 
-def measure_vllm(loaded: LoadedModel, data: Path, *, repeats: int) -> dict[str, Any]:
-    """Our client with a server, and vLLM's offline batch in a process of its own; never both at a time."""
-    python = find_python()
-    done = subprocess.run(
-        [str(python), str(OFFLINE), str(data), str(MAX_NEW_TOKENS), str(CONCURRENCY), str(repeats)], capture_output=True, text=True, check=False
-    )
+def run_offline(data: Path, *, repeats: int, with_ours: bool) -> dict[str, Any]:
+    """In the environment of vLLM. With ours: one engine in that process for both; without: vLLM's default, engine and worker in processes of their own."""
+    command = [str(find_python()), str(OFFLINE), str(data), str(MAX_NEW_TOKENS), str(CONCURRENCY), str(repeats), str(int(with_ours))]
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if with_ours else "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise SystemExit(done.stderr[-2000:])
-    offline = json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def measure_vllm(loaded: LoadedModel, data: Path, *, repeats: int) -> dict[str, Any]:
+    """By a server against the offline batch as vLLM starts it by default, and on an engine in the process against the offline batch on the same engine."""
+    same_engine = run_offline(data, repeats=repeats, with_ours=True)
+    ratios = [theirs / mine for theirs, mine in zip(same_engine["seconds"], same_engine["ours"], strict=True)]
+    default = run_offline(data, repeats=repeats, with_ours=False)
     options = ServerOptions(model=tiny_checkpoint(), port=free_port(), dtype="float32", max_model_len=2048, max_num_seqs=CONCURRENCY, prefix_caching=False)
-    with tempfile.TemporaryDirectory() as folder, ServerProcess(python, options, log=Path(folder) / "server.log") as server:
+    with tempfile.TemporaryDirectory() as folder, ServerProcess(find_python(), options, log=Path(folder) / "server.log") as server:
         server.wait_ready(300)
-        pool = ServerPool([options.address])
-        backend = VllmServerBackend(pool, facts=ModelFacts.of(loaded), tokenizer=HfBackend(loaded).text_tokenizer, concurrency=CONCURRENCY)
-        passes = [ours(backend, loaded, data, batch_size=8, num_windows=CONCURRENCY // 8 + 1) for _ in range(repeats + 1)]
+        tokenizer = HfBackend(loaded).text_tokenizer
+        backend = VllmServerBackend(ServerPool([options.address]), facts=ModelFacts.of(loaded), tokenizer=tokenizer, concurrency=2 * CONCURRENCY)
+        passes = [ours(backend, loaded, data, batch_size=8, num_windows=CONCURRENCY // 4 + 1) for _ in range(repeats + 1)]
         backend.close()
-    mine = sorted(passes[1:], key=lambda speed: speed.seconds)[len(passes[1:]) // 2]
-    theirs = Speed(statistics.median(offline["seconds"]), offline["num_tokens"], offline["texts"])
-    same = sum(a == b for a, b in zip(mine.texts, theirs.texts, strict=True))
+    server_speed = sorted(passes[1:], key=lambda speed: speed.seconds)[len(passes[1:]) // 2]
+    offline_speed = Speed(statistics.median(default["seconds"]), default["num_tokens"], default["texts"])
     return {
-        "vllm_ratio": round(theirs.seconds / mine.seconds, 3),
-        "vllm_ours": mine.describe(),
-        "vllm_offline": theirs.describe(),
-        "vllm_same_answers": f"{same}/{len(mine.texts)}",
+        "vllm_ratio": round(offline_speed.seconds / server_speed.seconds, 3),
+        "vllm_server": server_speed.describe(),
+        "vllm_offline": offline_speed.describe(),
+        "vllm_local_ratio": round(statistics.median(ratios), 3),
+        "vllm_local_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "vllm_local_images_per_s": round(len(passes[0].texts) / statistics.median(same_engine["ours"]), 2),
+        "vllm_same_answers": f"{sum(a == b for a, b in zip(server_speed.texts, offline_speed.texts, strict=True))}/{len(server_speed.texts)}",
     }
 
 

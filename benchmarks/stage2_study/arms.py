@@ -94,6 +94,7 @@ ARMS: tuple[Arm, ...] = (
 )
 
 LOOKS: tuple[Arm, ...] = (
+    _stage1("s1_ce_low", "pure cross-entropy, learning rate 5e-5", PURE_CE, {"training.learning_rate": 5e-5}),
     _stage1("s1_ce_lr5", "pure cross-entropy, learning rate 5e-4", PURE_CE, {"training.learning_rate": 5e-4}, seeds=LOOK_SEEDS),
     _stage2("a1_nobox", "Channel A, 1 iteration, coordinate cross-entropy alone", 0.0, 1, NO_BOXES, seeds=LOOK_SEEDS),
     _stage2("a1_mixed", "Channel A, 1 iteration, mixed coordinate loss and box losses", 0.0, 1, MIXED_SLOTS, seeds=LOOK_SEEDS),
@@ -109,7 +110,7 @@ LOOKS: tuple[Arm, ...] = (
     _stage2("ab_pooled", "AB at 0.25, geometry pooled", 0.25, 1, CLEAN_B, {f"{_B}.geometry_reduction": "pooled"}, seeds=LOOK_SEEDS),
     _stage2("ab_005", "AB at 0.05", 0.05, 1, CLEAN_B, seeds=LOOK_SEEDS),
     _stage2("ab_085", "AB at 0.85", 0.85, 1, CLEAN_B, seeds=LOOK_SEEDS),
-    _stage2("ab_lr5", "AB at 0.25, learning rate 5e-5", 0.25, 1, CLEAN_B, {"training.learning_rate": 5e-5}, seeds=LOOK_SEEDS),
+    _stage2("ab_lr5", "AB at 0.25, learning rate 5e-5", 0.25, 1, CLEAN_B, {"training.learning_rate": 5e-5}),
 )
 
 

@@ -1,7 +1,8 @@
 # pyright: reportMissingImports=false
-"""Runs in the environment of vLLM: its own offline batch over the images of a data file, the same prompt ids, pixels and probabilities as our client asks for.
+"""Runs in the environment of vLLM: its own offline batch over the images of a data file, with the prompt ids, pixels and probabilities that
+we ask for, and, with WITH_OURS, our inference on the same engine in turns with it.
 
-python offline_batch.py DATA MAX_NEW_TOKENS MAX_NUM_SEQS REPEATS  → one line of JSON
+python offline_batch.py DATA MAX_NEW_TOKENS MAX_NUM_SEQS REPEATS WITH_OURS  → one line of JSON
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.prompts import PromptSpec, build_prompt
@@ -17,40 +19,78 @@ from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.data.images import load_image
 from coordexp.generation.engine_options import EngineOptions
 from coordexp.generation.protocol import GenerationRequest
-from coordexp.generation.vllm_engine import start_engine
+from coordexp.generation.vllm_engine import VllmEngineBackend
 from coordexp.generation.vllm_requests import ModelFacts, sampling_parameters, unexpanded_ids
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.processor import load_processor
+from coordexp.pipeline.infer import Inference, InferenceSettings
+from coordexp.pipeline.prompting import PromptPlan
+from coordexp.pipeline.source import iter_source
 from coordexp.types.rollouts import GenerationSettings
 
 
-def main(data: Path, max_new_tokens: int, max_num_seqs: int, repeats: int) -> None:
-    from vllm import SamplingParams
-
+def main(data: Path, max_new_tokens: int, max_num_seqs: int, repeats: int, with_ours: int) -> None:
     folder = tiny_checkpoint()
     processor = load_processor(folder)
-    facts, encoder, prompt = ModelFacts.of_folder(folder, processor), PromptEncoder(processor), build_prompt(PromptSpec())
+    facts = ModelFacts.of_folder(folder, processor)
     tokenizer = TextTokenizer.of(processor.tokenizer)
-    llm = start_engine(EngineOptions(model=folder, dtype="float32", max_model_len=2048, max_num_seqs=max_num_seqs, prefix_caching=False))
-    paths = [data.parent / json.loads(line)["images"][0] for line in data.read_text().splitlines()]
-    seconds: list[float] = []
-    answers = []
+    options = EngineOptions(model=folder, dtype="float32", max_model_len=2048, max_num_seqs=max_num_seqs, prefix_caching=False)
+    backend = VllmEngineBackend(options, facts=facts, tokenizer=tokenizer)
+    theirs: list[float] = []
+    ours: list[float] = []
+    texts: list[str] = []
+    num_tokens = 0
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        prompts, parameters = [], []
-        for path in paths:
-            image = load_image(path)
-            request = GenerationRequest(path.name, encoder.encode(prompt, image), seed=0)
-            prompts.append({"prompt_token_ids": unexpanded_ids(request.prompt, facts=facts), "multi_modal_data": {"image": image}})
-            parameters.append(SamplingParams(**sampling_parameters(request, GenerationSettings(max_new_tokens), facts=facts, top_tokens=20)))
-        answers = llm.generate(prompts, parameters, use_tqdm=False)
-        seconds.append(time.perf_counter() - start)
-        llm.reset_mm_cache()
-        llm.llm_engine.reset_encoder_cache()
-    ids = [[token for token in answer.outputs[0].token_ids if token not in facts.stop_ids] for answer in answers]
-    texts = [b"".join(map(tokenizer.piece, tokens)).decode() for tokens in ids]
-    print("\n" + json.dumps({"seconds": seconds[1:], "num_tokens": sum(map(len, ids)), "texts": texts}))
+        answers = offline(backend.engine, data, max_new_tokens, facts, PromptEncoder(processor))
+        theirs.append(time.perf_counter() - start)
+        ids = [[token for token in answer.outputs[0].token_ids if token not in facts.stop_ids] for answer in answers]
+        texts, num_tokens = [b"".join(map(tokenizer.piece, tokens)).decode() for tokens in ids], sum(map(len, ids))
+        clear(backend.engine)
+        if with_ours:
+            start = time.perf_counter()
+            assert infer(backend, PromptEncoder(processor), data, max_new_tokens, num_windows=max_num_seqs // 8 + 1) == texts
+            ours.append(time.perf_counter() - start)
+            clear(backend.engine)
+    print("\n" + json.dumps({"seconds": theirs[1:], "ours": ours[1:], "num_tokens": num_tokens, "texts": texts}))
+
+
+def offline(llm: Any, data: Path, max_new_tokens: int, facts: ModelFacts, encoder: PromptEncoder) -> Any:
+    """All requests in one call."""
+    from vllm import SamplingParams
+
+    prompt, settings = build_prompt(PromptSpec()), GenerationSettings(max_new_tokens)
+    prompts: list[Any] = []
+    parameters: list[Any] = []
+    for line in data.read_text().splitlines():
+        name = json.loads(line)["images"][0]
+        image = load_image(data.parent / name)
+        request = GenerationRequest(name, encoder.encode(prompt, image), seed=0)
+        prompts.append({"prompt_token_ids": unexpanded_ids(request.prompt, facts=facts), "multi_modal_data": {"image": image}})
+        parameters.append(SamplingParams(**sampling_parameters(request, settings, facts=facts, top_tokens=20)))
+    return llm.generate(prompts, parameters, use_tqdm=False)
+
+
+def infer(backend: VllmEngineBackend, encoder: PromptEncoder, data: Path, max_new_tokens: int, *, num_windows: int) -> list[str]:
+    """`coordexp infer` without the files it writes."""
+    settings = InferenceSettings(
+        mode="coord",
+        pred_coord_mode="auto",
+        generation=GenerationSettings(max_new_tokens),
+        window=8,
+        prompts=PromptPlan(PromptSpec()),
+        image_root=data.parent,
+        num_windows=num_windows,
+    )
+    inference = Inference(backend, encoder, tokenizer=backend.text_tokenizer, settings=settings)
+    return [result.raw_output for window in inference.run(iter_source(data)) for result in window.results]
+
+
+def clear(llm: Any) -> None:
+    """The next pass sees every picture for the first time."""
+    llm.reset_mm_cache()
+    llm.llm_engine.reset_encoder_cache()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:6]))

@@ -44,8 +44,8 @@ class BackendSection(Section):
     """vllm server only: start it on this machine and stop it with the run."""
     timeout_s: PositiveNumber = 240.0
     """vllm server only: waiting for the one that is started, in seconds."""
-    client_concurrency: Positive = 16
-    """vllm server only: requests under way on each."""
+    client_concurrency: Positive = 32
+    """vllm only: requests under way, on each server."""
     server_options: dict[str, Any] = Field(default_factory=dict[str, Any])
     """vllm only, when it is started by us: arguments of vLLM by its own names, such as `max_model_len: 8192`."""
     top_logprobs: Positive = 20

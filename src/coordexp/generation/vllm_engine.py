@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -41,7 +42,9 @@ _ENGINE_ERRORS = (RuntimeError, ValueError, OSError, AssertionError)
 
 
 class VllmEngineBackend:
-    """See `GenerationBackend`. Holds an engine of its own with the weights of a checkpoint folder. Not for two threads at once.
+    """See `GenerationBackend`. Holds an engine of its own with the weights of a checkpoint folder.
+
+    `generate` may be called from several threads at once: their requests share the engine's batch, and whoever waits drives it. The rest is for one caller.
 
     Example: `VllmEngineBackend(EngineOptions(model=path, dtype="float32"), facts=ModelFacts.of(loaded), tokenizer=tokenizer).generate(requests, settings)`
     """
@@ -56,6 +59,10 @@ class VllmEngineBackend:
         self._facts, self._options, self._top_tokens = facts, options, top_tokens
         self._shelf = answer_shelf(self.text_tokenizer, facts)
         self._llm: Any = start_engine(options)
+        self._turn = threading.Lock()
+        """Held by the thread that speaks to the engine."""
+        self._answers: dict[str, Any] = {}
+        """By request id: finished, and not yet taken by the thread that asked."""
         self.version = 0
         """Of the weights that it holds; samples carry it."""
 
@@ -80,7 +87,7 @@ class VllmEngineBackend:
         check_settings(settings)
         if settings.constraint is not None and not self._options.constrained:
             raise BackendError("this engine was made without constrained decoding", fix="give it EngineOptions(constrained=True)")
-        engine = self._engine()
+        engine = self.engine
         from vllm import SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams
 
@@ -94,17 +101,32 @@ class VllmEngineBackend:
             media = {"multi_modal_data": {"image": pictures}} if pictures else {}
             prompts.append({"prompt_token_ids": unexpanded_ids(request.prompt, facts=self._facts), **media})
         try:
-            answers = engine.generate(prompts, parameters, use_tqdm=False) if prompts else []
+            answers = self._run(engine, prompts, parameters) if prompts else []
         except torch.OutOfMemoryError as error:
             raise BackendError("the device ran out of memory while generating", fix="lower gpu_memory_utilization or max_new_tokens") from error
         except _ENGINE_ERRORS as error:
             raise BackendError(f"vLLM cannot serve the requests ({_first_line(error)})", where=self._facts.checkpoint) from error
         return [self._sample(request, answer, settings) for request, answer in zip(requests, answers, strict=True)]
 
+    def _run(self, engine: Any, prompts: list[Any], parameters: list[Any]) -> list[Any]:
+        """The engine's own results in order. The requests of other threads go on with every step that this one drives."""
+        with self._turn:
+            # results go by the number alone, to which the engine adds a random part for itself
+            names = [name.partition("-")[0] for name in engine.enqueue(prompts, parameters, use_tqdm=False)]
+        while True:
+            with self._turn:
+                if all(name in self._answers for name in names):
+                    return [self._answers.pop(name) for name in names]
+                if not engine.llm_engine.has_unfinished_requests():
+                    raise RuntimeError("vLLM has no answer for a request that it took")
+                for answer in engine.llm_engine.step():
+                    if answer.finished:
+                        self._answers[answer.request_id] = answer
+
     @property
     def dtype(self) -> torch.dtype:
         """In which it computes."""
-        return self._engine().model_config.dtype
+        return self.engine.model_config.dtype
 
     def load(self, tensors: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         """Take all weights, in checkpoint format, as policy `version`, and forget what was computed with others.
@@ -112,7 +134,7 @@ class VllmEngineBackend:
         Raises:
             BackendError: the engine broke.
         """
-        engine = self._engine()
+        engine = self.engine
         try:
             engine.collective_rpc("coordexp_load", args=(tensors,))
         except _ENGINE_ERRORS as error:
@@ -123,22 +145,24 @@ class VllmEngineBackend:
     def look(self, prompt: PromptInputs) -> list[ImageInputs]:
         """What it computes on for the one picture of a prompt (`coordexp.generation.pixel_check.Look`)."""
         self._forget()
-        self._engine().collective_rpc("coordexp_watch_pixels")
+        self.engine.collective_rpc("coordexp_watch_pixels")
         self.generate([looking_at(prompt)], LOOK)
-        return [read_pixels(item) for worker in self._engine().collective_rpc("coordexp_take_pixels") for item in worker]
+        return [read_pixels(item) for worker in self.engine.collective_rpc("coordexp_take_pixels") for item in worker]
 
     def close(self) -> None:
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
 
-    def _engine(self) -> Any:
+    @property
+    def engine(self) -> Any:
+        """The `vllm.LLM`."""
         if self._llm is None:
             raise BackendError("the engine is closed")
         return self._llm
 
     def _forget(self) -> None:
-        engine = self._engine()
+        engine = self.engine
         engine.reset_prefix_cache()
         engine.reset_mm_cache()
         # it holds image embeddings: left alone it answers with a vision tower of the past

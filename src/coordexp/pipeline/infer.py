@@ -138,7 +138,7 @@ class Inference:
         prepared = map_ahead(self._prepare_window, windows, num_threads=settings.num_loaders, depth=settings.num_loaders + settings.num_windows)
         answered: Iterable[_Answered] = map(self._generate, prepared)
         if settings.num_windows > 1:
-            answered = map_ahead(self._generate, prepared, num_threads=settings.num_windows, depth=2 * settings.num_windows)
+            answered = map_ahead(self._generate, prepared, num_threads=settings.num_windows, depth=settings.num_windows + 2)
         for window in answered:
             self._note_generation(window)
             answers = iter(window.answers)

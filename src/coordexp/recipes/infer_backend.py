@@ -153,7 +153,7 @@ def _engine_settings(backend: BackendSection, is_constrained: bool, *, passes_on
     Raises:
         ConfigError: there are such arguments, and nothing takes them.
     """
-    settings: dict[str, Any] = {"dtype": backend.torch_dtype, "max_num_seqs": max(backend.client_concurrency, 1)}
+    settings: dict[str, Any] = {"dtype": backend.torch_dtype}
     settings["constrained"] = is_constrained
     settings["max_logprobs"] = max(backend.top_logprobs, 20)
     extra: list[str] = []

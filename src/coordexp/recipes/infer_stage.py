@@ -141,7 +141,7 @@ def inference_settings(section: InferSection, mode: Mode, survey: Survey, root: 
 
 
 def _num_windows(section: InferSection) -> int:
-    """Windows that are under way at a time: enough of them that a server always has as many requests as it may have."""
-    if section.backend.type == "hf" or section.backend.mode == "local":
+    """Windows that are under way at a time: enough of them that vLLM always has as many requests as it may have."""
+    if section.backend.type == "hf":
         return 1
     return -(-section.backend.client_concurrency // section.generation.batch_size) + 1
