@@ -183,7 +183,6 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="transformers alone, fewer images: under 50 s")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
     loaded = load_model(tiny_checkpoint(), dtype="float32")
     with tempfile.TemporaryDirectory() as folder:
         data, warm = (write_data(Path(folder) / name, count=count) for name, count in (("all", 64 if arguments.quick else 256), ("warm", 8)))
