@@ -94,6 +94,7 @@ def rescale(
         int | None, typer.Option("--min-blocks", min=1, help="Smallest area in blocks (64, or the preset's maximum if that is less).")
     ] = None,
     coord_space: SpaceOption = None,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that make images; 0: one a processor.")] = 0,
 ) -> None:
     """Rescale images and geometry together, to sizes that the model's processor leaves as they are."""
     from coordexp.cli.progress import console_progress
@@ -102,7 +103,7 @@ def rescale(
 
     chosen = parse_preset(preset, min_blocks=min_blocks)
     output = into / chosen.name / source.name
-    summary = rescale_dataset(source, output, preset=chosen, coord_space=_value(coord_space), progress=console_progress())
+    summary = rescale_dataset(source, output, preset=chosen, coord_space=_value(coord_space), workers=workers, progress=console_progress())
     typer.echo(f"wrote {output}: {summary.sentence()}")
 
 
@@ -143,15 +144,15 @@ def validate(
     from coordexp.cli.progress import console_progress
     from coordexp.data.validate import describe_violation, validate_file
 
-    report = validate_file(source, coord_space=_value(coord_space), check_images=images, progress=console_progress())
+    most = None if as_json else max_errors or None
+    report = validate_file(source, coord_space=_value(coord_space), check_images=images, max_errors=most, progress=console_progress())
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     else:
-        shown = report.violations[: max_errors or None]
-        for violation in shown:
+        for violation in report.violations:
             typer.echo(describe_violation(source, violation))
-        if len(shown) < len(report.violations):
-            typer.echo(f"... and {len(report.violations) - len(shown)} more errors (--max-errors 0 prints all)")
+        if len(report.violations) < report.num_errors:
+            typer.echo(f"... and {report.num_errors - len(report.violations)} more errors (--max-errors 0 prints all)")
         for remark in report.remarks():
             typer.echo(f"note: {remark}")
         typer.echo(report.summary())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from PIL import Image, ImageEnhance
 
 from coordexp.data.convert import to_norm1000, to_pixels
-from coordexp.data.rescale import resize_image
+from coordexp.data.images import resize_image
 from coordexp.geometry.affine import AxisMap, PlaneMap, visible_part
 from coordexp.geometry.bins import axis_span
 from coordexp.types.records import DetObject, Record

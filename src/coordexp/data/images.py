@@ -69,6 +69,13 @@ def read_image_size(path: Path, *, where: str | None = None, max_pixels: int = M
     return (height, width) if orientation in _SIDEWAYS else (width, height)
 
 
+def resize_image(image: Image.Image, *, width: int, height: int) -> Image.Image:
+    """The one resize of the project: BICUBIC over the whole RGB picture, `reducing_gap=None`; the picture itself when it has the size."""
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=None)
+
+
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     return _to_rgb(ImageOps.exif_transpose(image))

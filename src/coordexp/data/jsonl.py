@@ -97,6 +97,9 @@ def read_line(line: bytes, reader: RecordReader, *, number: int) -> Record | Non
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         reader.refuse_json(number, f"the line is not JSON in UTF-8 ({error})")
         return None
+    except RecursionError:
+        reader.refuse_json(number, "the line is nested too deeply")
+        return None
     return reader.read(raw, line=number)
 
 

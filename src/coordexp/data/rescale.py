@@ -2,37 +2,29 @@
 
 Images are turned upright (EXIF), made RGB, resized with Pillow's BICUBIC and `reducing_gap=None`, and written as PNG without loss: the model's processor
 then finds nothing left to resize. Pixels x map to x·(W'-1)/(W-1), corner pixel to corner pixel, so that the normalized coordinates, and with them the
-bins, are those of the source. Every image carries a digest of what it was made from: what is up to date is reused, so that a stopped run goes on.
+bins, are those of the source. Every image carries a digest of what it was made from: what is up to date is reused, so that a stopped run goes on. Images
+are made one by one or by several processes: their bytes are the same.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 
-import PIL
-from PIL import Image, PngImagePlugin
-
 from coordexp.data.image_files import check_image_size
-from coordexp.data.images import load_image
 from coordexp.data.jsonl import iter_records, write_records
+from coordexp.data.parallel import choose_workers, map_in_order
 from coordexp.data.paths import resolve_image
 from coordexp.data.presets import RescalePreset, plan_size
+from coordexp.data.rescaled_images import ImageJob, claim_images, remove_empty_folders, write_image
 from coordexp.geometry.bins import axis_span
 from coordexp.geometry.polygons import canonical_ring
 from coordexp.types.errors import DataError, UserError
-from coordexp.types.files import ensure_output_folder, translate_os_errors
+from coordexp.types.files import ensure_output_folder
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, DetObject, Record
-
-_DIGEST_KEY = "coordexp-source"
-_COMPRESSION = 3
-"""zlib level: a third of the time of the default for a few percent of size."""
 
 
 @dataclass(slots=True)
@@ -61,14 +53,9 @@ class _Job:
     names: dict[str, str]
     """Image of the source → image of the output."""
     summary: RescaleSummary
+    workers: int
     created: list[Path] = field(default_factory=list[Path])
-
-
-def resize_image(image: Image.Image, *, width: int, height: int) -> Image.Image:
-    """The one resize of the project: BICUBIC over the whole RGB picture, `reducing_gap=None`; the picture itself when it has the size."""
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=None)
+    """Images that were not there before."""
 
 
 def rescale_record(record: Record, *, width: int, height: int) -> Record:
@@ -81,27 +68,37 @@ def rescale_record(record: Record, *, width: int, height: int) -> Record:
 
 
 def rescale_dataset(
-    source: Path, output: Path, *, preset: RescalePreset, coord_space: CoordSpace | None = None, progress: Progress | None = None
+    source: Path, output: Path, *, preset: RescalePreset, coord_space: CoordSpace | None = None, workers: int = 1, progress: Progress | None = None
 ) -> RescaleSummary:
     """Write the record file `output` and its images, rescaled from the record file `source`.
 
     All records and image headers are checked before anything is written. Images go to `images/<stem of output>/`. When a picture turns out to be damaged,
-    the images written so far are removed; after an interruption they stay and are reused.
+    the images written so far are removed; after an interruption, also by SIGKILL, they stay and are reused.
+
+    Args:
+        source: a record file.
+        output: the record file to write, in another folder.
+        preset: sizes of the images.
+        coord_space: space of records that do not name theirs.
+        workers: processes that make images; 0: one a processor. With more than one a script needs `if __name__ == "__main__":`.
+        progress: shows the loops.
 
     Raises:
         DataError: a broken record, an image that is missing, damaged or of another size than its record says, or what the preset excludes.
-        OutputError: the output cannot be written.
+        OutputError: the output cannot be written, or another rescale is writing it.
+        BackendError: a worker process was killed.
     """
     progress = progress or NoProgress()
     if source.parent.resolve() == output.parent.resolve():
         raise DataError("the output would lie among its own source images", where=str(output), fix="choose another folder")
     counts = _check_source(source, preset, coord_space=coord_space, progress=progress)
-    job = _Job(source, output, preset, output_names(counts, stem=output.stem), RescaleSummary(output))
+    workers = choose_workers(workers, num_items=len(counts))
+    job = _Job(source, output, preset, output_names(counts, stem=output.stem), RescaleSummary(output), workers)
     is_new_folder = not output.parent.exists()
     ensure_output_folder(output.parent)
-    records = progress.track(iter_records(source, coord_space=coord_space), "rescale", total=sum(counts.values()))
     try:
-        write_records(output, _rescale_all(records, job))
+        with claim_images(output):
+            write_records(output, progress.track(_rescale_all(job, coord_space), "rescale", total=sum(counts.values())))
     except UserError:
         _remove(job.created, output.parent, with_folder=is_new_folder)
         raise
@@ -129,10 +126,9 @@ def _remove(files: list[Path], folder: Path, *, with_folder: bool) -> None:
     """Take back what a failed run wrote: its files and the folders that they leave empty."""
     for path in files:
         path.unlink(missing_ok=True)
-    parents = {parent for file in files for parent in file.parents if parent.is_relative_to(folder) and parent != folder}
-    for path in [*sorted(parents, key=lambda parent: -len(parent.parts)), *([folder] if with_folder else [])]:
-        if not any(path.iterdir()):
-            path.rmdir()
+    remove_empty_folders([file.parent for file in files], folder)
+    if with_folder and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _check_source(source: Path, preset: RescalePreset, *, coord_space: CoordSpace | None, progress: Progress) -> dict[str, int]:
@@ -146,62 +142,33 @@ def _check_source(source: Path, preset: RescalePreset, *, coord_space: CoordSpac
     return counts
 
 
-def _rescale_all(records: Iterator[Record], job: _Job) -> Iterator[Record]:
-    for record in records:
-        width, height = plan_size(record.width, record.height, job.preset)
+def _rescale_all(job: _Job, coord_space: CoordSpace | None) -> Iterator[Record]:
+    reused = map_in_order(write_image, _image_jobs(job, coord_space), workers=job.workers)
+    done: set[str] = set()
+    for record in iter_records(job.source, coord_space=coord_space):
         name = job.names[record.image]
-        target = job.output.parent / name
-        is_new = not target.exists()
-        if _write_image(job.source.parent / record.image, target, width=width, height=height):
-            job.created += [target] if is_new else []
-        else:
-            job.summary.num_reused += 1
+        if name not in done:
+            done.add(name)
+            job.summary.num_reused += next(reused)
+        width, height = plan_size(record.width, record.height, job.preset)
         job.summary.num_images += 1
         job.summary.num_objects += len(record.objects)
         job.summary.num_resized += (width, height) != (record.width, record.height)
         yield replace(rescale_record(record, width=width, height=height), image=name)
 
 
-def _write_image(source: Path, target: Path, *, width: int, height: int) -> bool:
-    """False when `target` is up to date."""
-    digest = _digest(source, width=width, height=height)
-    if _has_digest(target, digest):
-        return False
-    picture = resize_image(load_image(source), width=width, height=height)
-    chunk = PngImagePlugin.PngInfo()
-    chunk.add_text(_DIGEST_KEY, digest)
-    buffer = BytesIO()
-    # a picture without the source's profile, text or EXIF: its bytes depend on the pixels alone
-    Image.frombytes("RGB", picture.size, picture.tobytes()).save(buffer, format="PNG", pnginfo=chunk, compress_level=_COMPRESSION)
-    _write_bytes(target, buffer.getvalue())
-    return True
-
-
-def _digest(source: Path, *, width: int, height: int) -> str:
-    content = hashlib.sha256(source.read_bytes()).hexdigest()
-    return hashlib.sha256(f"{content} {width}x{height} bicubic pillow={PIL.__version__}".encode()).hexdigest()
-
-
-def _has_digest(path: Path, digest: str) -> bool:
-    try:
-        with Image.open(path) as image:
-            return image.info.get(_DIGEST_KEY) == digest
-    except (OSError, SyntaxError, ValueError):  # not there yet, or a foreign file: it is written anew
-        return False
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    with translate_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".part")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+def _image_jobs(job: _Job, coord_space: CoordSpace | None) -> Iterator[ImageJob]:
+    """One for each image, in the order in which records name them."""
+    seen: set[str] = set()
+    for record in iter_records(job.source, coord_space=coord_space):
+        if record.image in seen:
+            continue
+        seen.add(record.image)
+        target = job.output.parent / job.names[record.image]
+        if not target.exists():
+            job.created.append(target)
+        width, height = plan_size(record.width, record.height, job.preset)
+        yield ImageJob(job.source.parent / record.image, target, width, height)
 
 
 def _scale(item: DetObject, factors: tuple[float, float]) -> DetObject:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, Record
 
+_OBJECT = re.compile(r"objects\[(\d+)\]")
+
 
 @dataclass(slots=True)
 class ValidationReport:
@@ -22,6 +26,9 @@ class ValidationReport:
 
     path: Path
     violations: list[Violation] = field(default_factory=list[Violation])
+    """In the order of the file; the first ones, when a most was given."""
+    by_rule: Counter[Rule] = field(default_factory=Counter[Rule])
+    """All errors, by the rule that is broken."""
     num_records: int = 0
     """Lines that are not blank, broken ones included."""
     num_objects: int = 0
@@ -34,12 +41,21 @@ class ValidationReport:
 
     @property
     def is_valid(self) -> bool:
-        return not self.violations
+        return not self.by_rule
+
+    @property
+    def num_errors(self) -> int:
+        return self.by_rule.total()
 
     @property
     def counts(self) -> dict[str, int]:
         """Errors by rule, most frequent first."""
-        return dict(Counter(violation.rule.value for violation in self.violations).most_common())
+        return {rule.value: count for rule, count in self.by_rule.most_common()}
+
+    def add(self, violations: Sequence[Violation], *, most: int | None = None) -> None:
+        """Count errors; those beyond `most` are counted only."""
+        self.by_rule.update(violation.rule for violation in violations)
+        self.violations += violations if most is None else violations[: max(0, most - len(self.violations))]
 
     def summary(self) -> str:
         """One sentence with numbers."""
@@ -47,7 +63,7 @@ class ValidationReport:
         head = f"{self.path}: {self.num_records} records{f' ({spaces})' if spaces else ''}, {self.num_objects} objects, {self.num_empty} without objects"
         if self.is_valid:
             return f"{head}, no errors"
-        return f"{head}, {len(self.violations)} errors ({', '.join(f'{rule}: {count}' for rule, count in self.counts.items())})"
+        return f"{head}, {self.num_errors} errors ({', '.join(f'{rule}: {count}' for rule, count in self.counts.items())})"
 
     def remarks(self) -> list[str]:
         """Sentences on what is allowed and still worth knowing."""
@@ -72,19 +88,34 @@ class ValidationReport:
             "coord_spaces": dict(self.spaces),
             "num_beyond_border": self.notes.num_beyond_border,
             "ignored_keys": dict(self.notes.ignored_keys),
-            "num_errors": len(self.violations),
+            "num_errors": self.num_errors,
             "errors_by_rule": self.counts,
-            "errors": [{"line": item.line, "field": item.field, "rule": item.rule.value, "what": item.what, "fix": item.fix} for item in self.violations],
+            "errors": [_error_to_json(item) for item in self.violations],
         }
 
 
-def validate_file(path: Path, *, coord_space: CoordSpace | None = None, check_images: bool = False, progress: Progress | None = None) -> ValidationReport:
-    """Check every line of a record file.
+def _error_to_json(item: Violation) -> dict[str, Any]:
+    index = _OBJECT.match(item.field)
+    return {
+        "line": item.line,
+        "object": int(index[1]) if index else None,
+        "field": item.field,
+        "rule": item.rule.value,
+        "what": item.what,
+        "fix": item.fix,
+    }
+
+
+def validate_file(
+    path: Path, *, coord_space: CoordSpace | None = None, check_images: bool = False, max_errors: int | None = None, progress: Progress | None = None
+) -> ValidationReport:
+    """Check every line of a record file. Memory does not grow with the file, but for the errors that are kept.
 
     Args:
         path: a JSONL file.
         coord_space: space of records that do not name theirs.
         check_images: also open the header of every image: it exists inside the folder and has the record's size, EXIF rotation applied.
+        max_errors: keep the first so many errors, and count the others; None keeps all.
         progress: shows the loop.
 
     Raises:
@@ -95,15 +126,15 @@ def validate_file(path: Path, *, coord_space: CoordSpace | None = None, check_im
     for record in (progress or NoProgress()).track(scan_file(path, reader), "validate"):
         report.num_records += 1
         if record is None:
-            report.violations += reader.violations
+            report.add(reader.violations, most=max_errors)
             continue
         report.num_objects += len(record.objects)
         report.num_empty += not record.objects
         report.spaces[record.coord_space] += 1
         if check_images:
-            report.violations += _check_image(path, record, line=reader.line)
+            report.add(_check_image(path, record, line=reader.line), most=max_errors)
     if not report.num_records:
-        report.violations.append(Violation(1, "", Rule.NO_RECORDS, "the file holds no record"))
+        report.add([Violation(1, "", Rule.NO_RECORDS, "the file holds no record")])
     return report
 
 

@@ -20,9 +20,8 @@ from PIL import Image
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.native import native_prompt
 from coordexp.codec.prompts import CoordMode, FieldOrder, Ordering, PromptSpec, build_prompt
-from coordexp.data.images import load_image, to_upright_rgb
+from coordexp.data.images import load_image, resize_image, to_upright_rgb
 from coordexp.data.presets import RescalePreset, parse_preset, plan_size
-from coordexp.data.rescale import resize_image
 from coordexp.evaluation.score_calibration import ScoreCalibration
 from coordexp.generation.hf import HfBackend
 from coordexp.generation.protocol import GenerationRequest

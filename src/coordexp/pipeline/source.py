@@ -108,5 +108,8 @@ def _read_line(reader: RecordReader, number: int, text: bytes) -> SourceLine:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         reader.refuse_json(number, f"the line is not JSON in UTF-8 ({error})")
         return SourceLine(number, {}, None, tuple(reader.violations), digest)
+    except RecursionError:
+        reader.refuse_json(number, "the line is nested too deeply")
+        return SourceLine(number, {}, None, tuple(reader.violations), digest)
     record = reader.read(raw, line=number)
     return SourceLine(number, cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}, record, tuple(reader.violations), digest)

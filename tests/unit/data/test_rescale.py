@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,10 @@ from PIL import Image
 
 from coordexp.data.convert import to_tokens
 from coordexp.data.jsonl import read_records, write_records
+from coordexp.data.parallel import choose_workers, map_in_order
 from coordexp.data.presets import RescalePreset, parse_preset, plan_size
 from coordexp.data.rescale import output_names, rescale_dataset, rescale_record
-from coordexp.types.errors import DataError
+from coordexp.types.errors import BackendError, DataError, OutputError
 from coordexp.types.records import DetObject, Record
 
 PRESET = RescalePreset(multiple=32, max_blocks=12, min_blocks=4)
@@ -135,7 +139,7 @@ def test_a_rescale_stopped_in_the_middle_goes_on_and_equals_an_uninterrupted_one
     class Stop:
         def track(self, items, description, *, total=None):  # type: ignore[no-untyped-def]
             for position, item in enumerate(items):
-                if description == "rescale" and position == 1:
+                if description == "rescale" and position == 0:
                     raise KeyboardInterrupt
                 yield item
 
@@ -215,6 +219,7 @@ def broken(folder: Path, name: str) -> tuple[Path, RescalePreset]:
     return path, preset
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -226,11 +231,56 @@ def broken(folder: Path, name: str) -> tuple[Path, RescalePreset]:
         ("objects", r"train\.jsonl:1: 1 objects, but the preset says at most 0; choose another preset"),
     ],
 )
-def test_a_failed_rescale_leaves_nothing_behind(tmp_path: Path, name: str, sentence: str) -> None:
+def test_a_failed_rescale_leaves_nothing_behind(tmp_path: Path, name: str, sentence: str, workers: int) -> None:
     path, preset = broken(tmp_path, name)
     with pytest.raises(DataError, match=sentence):
-        rescale_dataset(path, tmp_path / "out" / "train.jsonl", preset=preset)
+        rescale_dataset(path, tmp_path / "out" / "train.jsonl", preset=preset, workers=workers)
     assert not (tmp_path / "out").exists()
+
+
+def many(folder: Path, count: int) -> Path:
+    """Records of `count` images of several sizes and kinds; the first image has a second record."""
+    sizes = ((200, 100), (96, 160), (64, 64), (150, 149))
+    names = [f"{number}.{'jpg' if number % 3 else 'png'}" for number in range(count)]
+    for number, name in enumerate(names):
+        picture(folder / "in" / name, *sizes[number % 4])
+    records = [record(name, *sizes[number % 4], DetObject("cat", "bbox_2d", (1, 2, 60.5, 63))) for number, name in enumerate(names)]
+    write_records(folder / "in" / "train.jsonl", [*records, records[0]])
+    return folder / "in" / "train.jsonl"
+
+
+def test_every_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
+    path = many(tmp_path, 21)
+    sentences = [rescale_dataset(path, tmp_path / str(workers) / "train.jsonl", preset=PRESET, workers=workers).sentence() for workers in (1, 2, 3)]
+    assert len(set(sentences)) == 1
+    assert files_in(tmp_path / "1") == files_in(tmp_path / "2") == files_in(tmp_path / "3")
+    assert len(files_in(tmp_path / "1")) == 22
+
+
+def test_workers_are_started_for_as_many_images_as_repay_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert [choose_workers(0, num_items=count) for count in (0, 63, 130, 10_000)] == [1, 1, 2, 4]
+    assert choose_workers(3, num_items=1) == 3
+
+
+def test_a_second_rescale_into_the_same_folder_is_refused(tmp_path: Path) -> None:
+    path, images = source(tmp_path), tmp_path / "out" / "images" / "train"
+    images.mkdir(parents=True)
+    first = os.open(images, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    with pytest.raises(OutputError, match=r"images/train: another rescale is writing here; wait for it, or choose another folder"):
+        rescale_dataset(path, tmp_path / "out" / "train.jsonl", preset=PRESET)
+    os.close(first)
+    assert rescale_dataset(path, tmp_path / "out" / "train.jsonl", preset=PRESET).num_images == 2
+
+
+def test_a_worker_that_is_killed_is_one_sentence() -> None:
+    with pytest.raises(BackendError, match="a worker process was killed; use fewer --workers if memory ran out"):
+        list(map_in_order(_die, range(3), workers=2))
+
+
+def _die(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_output_cannot_lie_among_its_sources(tmp_path: Path) -> None:
