@@ -29,6 +29,7 @@ torch.set_num_threads(1)
 Stage1Maker = Callable[..., Loaded[TrainConfig]]
 
 VLLM = "custom.extra.rollout_matching.vllm"
+OFFLOAD = "custom.extra.rollout_matching.offload"
 COLOCATED = ("custom.extra.rollout_matching.rollout_backend=vllm",)
 SERVER_MODE = (*COLOCATED, f"{VLLM}.mode=server")
 
@@ -82,6 +83,16 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(make_matching: Stage1
 
 
 @pytest.mark.slow
+def test_an_optimizer_state_that_is_away_during_rollouts_changes_nothing(make_matching: Stage1Maker) -> None:
+    settings = ("training.max_steps=3", "training.save_strategy=no", "training.eval_strategy=steps", "training.eval_steps=2")
+    (first, second) = (
+        events(run_stage1(make_matching(*settings, *offload))) for offload in ((), (f"{OFFLOAD}.enabled=true", f"{OFFLOAD}.offload_optimizer=true"))
+    )
+    assert [step["loss"] for step in first] == [step["loss"] for step in second]
+    assert [step.get("time/offload_s", 0) > 0 for step in (*first, *second)] == [False] * 3 + [True] * 3
+
+
+@pytest.mark.slow
 def test_of_the_text_only_the_closure_is_taught(make_matching: Stage1Maker) -> None:
     config = make_matching().config
     parts = prepare_stage1(config)
@@ -125,6 +136,9 @@ def test_polygons_are_rolled_out_matched_and_taught(make_matching: Stage1Maker, 
         pytest.param((*COLOCATED, f"{VLLM}.tensor_parallel_size=2"), "tensor_parallel_size: is above 1", id="colocated-tp"),
         pytest.param((*COLOCATED, f"{VLLM}.sync.mode=adapter"), "sync.mode: mode: colocate hands over all weights", id="colocated-adapter"),
         pytest.param((*COLOCATED, f"{VLLM}.server.servers=[{{base_url: 'http://h:1'}}]"), "server: has no effect with mode: colocate", id="colocated-server"),
+        pytest.param((f"{OFFLOAD}.enabled=true",), "offload.enabled: moves nothing with rollout_backend: hf", id="offload-nothing"),
+        pytest.param((f"{OFFLOAD}.enabled=true", f"{OFFLOAD}.offload_model=true"), "offload.offload_model: moves the weights away, and", id="offload-hf"),
+        pytest.param((*SERVER_MODE, f"{OFFLOAD}.enabled=true"), "offload.enabled: makes room on the learner's device, and", id="offload-server"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_opened(make_matching: Stage1Maker, overrides: tuple[str, ...], said: str) -> None:

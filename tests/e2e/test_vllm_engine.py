@@ -35,6 +35,7 @@ from .run_logs import log_of, without_clocks
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 COLOCATED = ("rollout_matching.rollout_backend=vllm", "rollout_matching.vllm.mode=colocate")
+OFFLOAD = tuple(f"rollout_matching.offload.{name}=true" for name in ("enabled", "offload_model", "offload_optimizer"))
 
 
 def test_an_engine_in_the_process_answers_as_transformers_does(tmp_path: Path) -> None:
@@ -57,22 +58,25 @@ def test_an_engine_in_the_process_answers_as_transformers_does(tmp_path: Path) -
 
 
 def test_a_training_with_the_engine_in_its_process_is_that_with_transformers(make_ab: Callable[..., Loaded[TrainConfig]], tmp_path: Path) -> None:
-    """`vllm.mode: colocate`, in the environment that has vLLM; the learning rate is high, so that answers of old weights would be others."""
+    """`vllm.mode: colocate`, in the environment that has vLLM, the learner being away during rollouts; the learning rate is high, so that answers of old
+    weights would be others.
+    """
     settings = ("training.learning_rate=2e-3", "training.eval_strategy=steps", "training.eval_steps=4", "rollout_matching.max_new_tokens=96")
     alone = run_stage1(make_ab(*settings))
 
     file = tmp_path / "colocated.yaml"
-    file.write_text(yaml.safe_dump(make_ab(*settings, *COLOCATED, f"training.output_dir={tmp_path}/colocated").resolved()))
+    file.write_text(yaml.safe_dump(make_ab(*settings, *COLOCATED, *OFFLOAD, f"training.output_dir={tmp_path}/colocated").resolved()))
     done = subprocess.run([str(find_python()), "-m", "coordexp", "train", "--config", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (colocated,) = (tmp_path / "colocated").glob("v0-*/boxes")
 
     assert "vLLM in this process (experimental): the pixels of 8 odd pictures differ by" in done.stderr
+    assert "rollout_matching.offload: this engine cannot sleep (on a CPU none can)" in done.stderr
     assert without_clocks(colocated) == without_clocks(alone)
     first, second = (load_file(run / "final" / "model.safetensors") for run in (alone, colocated))
     assert all(torch.equal(first[name], second[name]) for name in first)
     on_b = [line for line in log_of(colocated) if line.get("stage2/channel_b") == 1]
-    assert all(line["rollout/backend_vllm"] == 1 and line["time/weight_sync_s"] > 0 for line in on_b)
+    assert all(line["rollout/backend_vllm"] == 1 and line["time/weight_sync_s"] > 0 and line["time/offload_s"] > 0 for line in on_b)
     assert on_b[0]["rollout/gen_new_tokens_total"] != on_b[1]["rollout/gen_new_tokens_total"]
 
 

@@ -87,11 +87,11 @@ class VllmSection(Section):
 
 class OffloadSection(Section):
     enabled: Switch = False
-    """Free GPU memory of the learner during rollouts."""
+    """The learner makes room on its device while rollouts are made there, and the engine of `vllm.mode: colocate` sleeps while the model learns."""
     offload_model: Switch = False
-    """Move the weights to main memory."""
+    """Move the weights to main memory during rollouts; only with `vllm.mode: colocate`."""
     offload_optimizer: Switch = False
-    """Move the optimizer state to main memory."""
+    """Move the optimizer state to main memory during rollouts."""
 
 
 class MatchingSection(Section):
@@ -178,8 +178,21 @@ class RolloutMatchingSection(Section):
                 yield KeyProblem(f"{section}.decoding.temperature", "is above 0, and beam search does not sample", "set it to 0, or decode_mode: greedy")
         elif self.num_beams > 1:
             yield KeyProblem(f"{section}.num_beams", f"is {self.num_beams}, and decode_mode is greedy", "set decode_mode: beam, or remove num_beams")
+        if self.offload.enabled:
+            yield from self._offload_problems(f"{section}.offload")
         if self.rollout_backend == "vllm":
             yield from self._vllm_problems(section)
+
+    def _offload_problems(self, offload: str) -> Iterator[KeyProblem]:
+        if self.rollout_backend == "vllm":
+            if self.vllm.mode == "server":
+                what = "makes room on the learner's device, and rollout servers have devices of their own"
+                yield KeyProblem(f"{offload}.enabled", what, "set it to false, or vllm.mode: colocate")
+        elif self.offload.offload_model:
+            what = "moves the weights away, and with rollout_backend: hf rollouts are made by them"
+            yield KeyProblem(f"{offload}.offload_model", what, "set it to false, or rollout_backend: vllm with vllm.mode: colocate")
+        elif not self.offload.offload_optimizer:
+            yield KeyProblem(f"{offload}.enabled", "moves nothing with rollout_backend: hf", "set offload_optimizer: true, or enabled: false")
 
     def _vllm_problems(self, section: str) -> Iterator[KeyProblem]:
         if self.vllm.mode == "colocate":

@@ -73,7 +73,5 @@ def _plain(value: Any) -> Any:
 
 
 TRAIN: tuple[Unbuilt, ...] = (
-    Unbuilt("rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
-    Unbuilt("custom.extra.rollout_matching.offload.enabled", (False,), "moving the learner out of the way of rollouts", True),
     Unbuilt("training.deepspeed", (None,), "DeepSpeed (it steps its engine inside every backward: wrong with several packs a step)", "zero2.json"),
 )

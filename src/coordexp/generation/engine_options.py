@@ -35,6 +35,9 @@ class EngineOptions:
     transfer: str | None = None
     """Weight-transfer engine; None: `nccl` on GPUs, ours on a CPU."""
 
+    sleeps: bool = False
+    """Give the memory back between uses, where the device has that: not a CPU."""
+
     @property
     def is_cpu(self) -> bool:
         return self.device == "cpu"
@@ -61,6 +64,7 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
     else:
         arguments |= {"tensor_parallel_size": options.tensor_parallel, "gpu_memory_utilization": options.gpu_memory_utilization}
         arguments |= {"enforce_eager": True} if options.enforce_eager else {}
+        arguments |= {"enable_sleep_mode": True} if options.sleeps else {}
     return arguments if options.max_model_len is None else arguments | {"max_model_len": options.max_model_len}
 
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -148,6 +148,34 @@ class VllmEngineBackend:
         self.engine.collective_rpc("coordexp_watch_pixels")
         self.generate([looking_at(prompt)], LOOK)
         return [read_pixels(item) for worker in self.engine.collective_rpc("coordexp_take_pixels") for item in worker]
+
+    @property
+    def can_sleep(self) -> bool:
+        """`EngineOptions.sleeps`, on a device that has it."""
+        return self.engine.model_config.enable_sleep_mode
+
+    def sleep(self) -> None:
+        """Give the memory of weights and cache back; the weights wait in main memory.
+
+        Raises:
+            BackendError: the engine broke.
+        """
+        try:
+            self.engine.sleep(level=1)
+        except _ENGINE_ERRORS as error:
+            raise BackendError(f"vLLM does not go to sleep ({_first_line(error)})", where=self._facts.checkpoint) from error
+
+    def wake(self, part: Literal["weights", "kv_cache"]) -> None:
+        """Take the memory of a part again: the weights can be exchanged once they are awake, and it generates when both are.
+
+        Raises:
+            BackendError: the device has no room for it, or the engine broke.
+        """
+        try:
+            self.engine.wake_up(tags=[part])
+        except _ENGINE_ERRORS as error:
+            what = f"vLLM does not wake up ({part}: {_first_line(error)})"
+            raise BackendError(what, where=self._facts.checkpoint, fix="lower vllm.gpu_memory_utilization, so that it finds room beside the learner") from error
 
     def close(self) -> None:
         if self._llm is not None:

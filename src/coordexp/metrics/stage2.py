@@ -219,6 +219,7 @@ STAGE2_METRICS: Final = (
     *_lengths(),
     *_specs(_PACKING),
     *_terms("loss", STAGE2, "steps"),
+    *_specs({"time/offload_s": ("seconds of moving the learner out of the way of rollouts and back", _MEAN)}, needs="rollout_matching.offload.enabled"),
     *_specs({"time/weight_sync_s": ("seconds of handing the weights to vLLM, per sync", _MEAN)}, needs="rollout_matching.rollout_backend: vllm"),
 )
 STAGE2_AB_METRICS: Final = (

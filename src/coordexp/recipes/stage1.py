@@ -20,8 +20,9 @@ from coordexp.recipes.stage1_data import data_facts, data_seed, describe_data
 from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, build_pack_maker, describe_packing, packing_facts
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, prepare_stage1, stage1_objective
 from coordexp.recipes.stage1_tuner import ADAPTER_NAME, checkpoint_writer, describe_adapter, part_rates, write_final
-from coordexp.recipes.stage2 import build_dump, build_engine, build_loader, build_objective, build_reader, build_rollout_eval
+from coordexp.recipes.stage2 import build_dump, build_engine, build_loader, build_objective, build_reader, build_rollout_eval, rollout_section
 from coordexp.recipes.stage2_async import RolloutEngine, evaluate_current_policy
+from coordexp.recipes.stage2_room import build_room
 from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.async_loader import AsyncLoader, AsyncProgressCallback
@@ -91,13 +92,14 @@ def build_trainer(
     engine = None if is_stage1 else engine or build_engine(config, parts, say=progress.say, **ranks)
     reader = None if engine is None else build_reader(config, parts, say=progress.say, engine=engine)
     evaluate = _detection(config, parts, say=progress.say, **ranks) if reader is None else build_rollout_eval(config, parts, reader, **ranks)
+    room = None if engine is None else build_room(rollout_section(config).offload, parts, engine, optimizer=lambda: trainer.optimizer)
     trainer = StepTrainer(
         model=parts.tuned.trained,
         args=build_arguments(training.hf_arguments(), run_folder=folder, needs_metric=training.early_stopping_patience is not None),
         objective=stage1_objective(config, model) if is_stage1 else build_objective(config, parts),
         write_model=checkpoint_writer(model, parts.tuned),
         eval_packs=build_eval_packs(config, model, parts.val, parts.evaluation, on_error=parts.skips, **ranks) if is_stage1 else None,
-        detect=evaluate if evaluate is None or engine is None else lambda: evaluate_current_policy(evaluate, loader, engine=engine, step=trainer.next_step),
+        detect=evaluate if evaluate is None or room is None else lambda: evaluate_current_policy(evaluate, loader, room=room, step=trainer.next_step),
         step_metrics=None if is_stage1 else lambda: loader.take_metrics(),  # pyright: ignore[reportAttributeAccessIssue]
         part_rates=part_rates(config),
         callbacks=_callbacks(config, parts, folder=folder, progress=progress),
@@ -115,9 +117,10 @@ def build_trainer(
         **ranks,
     )
     loader: StepLoader | Stage2Loader | AsyncLoader = ground_truth
-    if engine is not None and reader is not None:
+    if engine is not None and reader is not None and room is not None:
         dump = build_dump(config, parts, reader, folder=folder, say=progress.say, rank=process.process_index)
-        loader = build_loader(config, parts, ground_truth, reader, engine=engine, current_step=lambda: trainer.next_step, say=progress.say, dump=dump, **ranks)
+        given: dict[str, Any] = {"engine": engine, "room": room, "current_step": lambda: trainer.next_step, "say": progress.say, "dump": dump, **ranks}
+        loader = build_loader(config, parts, ground_truth, reader, **given)
     if isinstance(loader, AsyncLoader):
         trainer.add_callback(AsyncProgressCallback(loader))
     trainer.loader = loader

@@ -32,6 +32,7 @@ from coordexp.rollout.producer import RolloutProducer, RolloutReader
 from coordexp.training.async_loader import AsyncLoader
 from coordexp.training.channels import ChannelSchedule
 from coordexp.training.engine_sync import LearnerEngine
+from coordexp.training.offload import RolloutRoom
 from coordexp.training.rollout_dumps import DUMP_FOLDER, RolloutDumper
 from coordexp.training.rollout_eval import RolloutEval
 from coordexp.training.rollout_rounds import Dump, RolloutRounds, SegmentPacker
@@ -102,7 +103,7 @@ def build_engine(config: TrainConfig, parts: Stage1Parts, *, say: Callable[[str]
     """
     section = rollout_section(config)
     if section.rollout_backend == "vllm" and section.vllm.mode == "colocate":
-        return build_colocated_engine(section, parts, say=say, world_size=world_size)
+        return build_colocated_engine(section, parts, use_cpu=config.training.use_cpu, say=say, world_size=world_size)
     if section.rollout_backend == "vllm":
         return build_server_engine(section, parts, say=say, rank=rank, world_size=world_size)
     return RolloutEngine(HfBackend(parts.loaded_model, batch_size=section.rollout_infer_batch_size))
@@ -139,6 +140,7 @@ def build_loader(
     reader: RolloutReader,
     *,
     engine: RolloutEngine,
+    room: RolloutRoom,
     current_step: Callable[[], int],
     say: Callable[[str], None],
     dump: Dump | None,
@@ -172,8 +174,7 @@ def build_loader(
         rollouts = build_async_rollouts(config, parts, rounds, engine.servers, channels=channels, say=say, rank=rank, world_size=world_size)
         num_b = async_progress(parts, channels=channels).num_b
         return AsyncLoader(ground_truth, rollouts, collator=collator, row_length=row_length, num_b=num_b, **shared)
-    sync = engine.sync_before
-    steps = RolloutSteps(rounds, collator=collator, row_length=row_length, is_ab=section is not None, world_size=world_size, sync=sync)
+    steps = RolloutSteps(rounds, collator=collator, row_length=row_length, is_ab=section is not None, world_size=world_size, room=room)
     return Stage2Loader(ground_truth if channels.b_ratio < 1 else None, steps, is_ab=section is not None, **shared)
 
 

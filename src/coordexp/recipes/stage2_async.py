@@ -14,6 +14,7 @@ from coordexp.training.async_rollouts import AsyncRollouts, AsyncSettings, Polic
 from coordexp.training.async_rounds import AsyncRounds
 from coordexp.training.channels import ChannelSchedule
 from coordexp.training.engine_sync import LearnerEngine
+from coordexp.training.offload import RolloutRoom
 from coordexp.training.rollout_rounds import RolloutRounds
 from coordexp.training.weight_sync import LearnerServers
 
@@ -25,11 +26,6 @@ class RolloutEngine:
     backend: GenerationBackend
     servers: PolicyServers | LearnerEngine | None = None
     """Where the weights go that it generates with; None: it generates with the learner's own."""
-
-    @property
-    def sync_before(self) -> Callable[[int], float | None] | None:
-        """Brings the weights of this moment there before rollouts for an optimizer step, in synchronous training; None: nothing is to be brought."""
-        return self.servers.sync_before if isinstance(self.servers, LearnerServers | LearnerEngine) else None
 
     def close(self) -> None:
         """Release what is connected; the servers go on."""
@@ -66,14 +62,13 @@ def async_progress(parts: Stage1Parts, *, channels: ChannelSchedule) -> AsyncPro
     return read_progress(parts.resume, step=step, channels=channels)
 
 
-def evaluate_current_policy(evaluate: Callable[[], Mapping[str, float]], loader: object, *, engine: RolloutEngine, step: int) -> Mapping[str, float]:
-    """What `evaluate` finds while the servers hold the weights of this moment, those before optimizer step `step`."""
+def evaluate_current_policy(evaluate: Callable[[], Mapping[str, float]], loader: object, *, room: RolloutRoom, step: int) -> Mapping[str, float]:
+    """What `evaluate` finds while rollouts are made with the weights of this moment, those before optimizer step `step`."""
     if isinstance(loader, AsyncLoader):
         with loader.current_policy():
             return evaluate()
-    if engine.sync_before is not None:
-        engine.sync_before(step)
-    return evaluate()
+    with room(step):
+        return evaluate()
 
 
 def build_async_rollouts(

@@ -17,6 +17,7 @@ from coordexp.metrics.fold import MetricFold
 from coordexp.rollout.measures import channel_b_metrics, training_metrics
 from coordexp.rollout.report import RolloutReport
 from coordexp.training.channels import ChannelSchedule
+from coordexp.training.offload import RolloutRoom
 from coordexp.training.ranks import gather_objects
 from coordexp.training.rollout_rounds import RolloutRounds
 from coordexp.training.stage2_objective import Channel
@@ -80,15 +81,15 @@ class RolloutSteps:
         row_length: int | None,
         is_ab: bool,
         world_size: int = 1,
-        sync: Callable[[int], float | None] | None = None,
+        room: RolloutRoom | None = None,
     ) -> None:
         """Args beside the obvious.
 
         row_length: tokens of a packed row, for the fill; None: packs are padded.
         is_ab: log what Stage-2 AB has beside rollout matching.
-        sync: brings rollout servers to the weights before a step and says how long that took; None: rollouts are made by the learner's own.
+        room: surrounds the rollouts of a step; None: they are made by the learner's own weights, and nothing moves.
         """
-        self._sync = sync
+        self._room = room or RolloutRoom()
         self._rounds, self._collator, self._row_length = rounds, collator, row_length
         self._is_ab, self._world_size = is_ab, world_size
 
@@ -100,10 +101,11 @@ class RolloutSteps:
             DataError: a record that cannot be encoded, or a rollout that does not fit into a row.
         """
         chosen = self._rounds.tasks(number)
-        seconds = None if self._sync is None else self._sync(step)
-        if seconds is not None:
-            fold.add("time/weight_sync_s", seconds)
-        rollouts, report = self._rounds.produce(chosen, step=step)
+        with self._room(step) as times:
+            rollouts, report = self._rounds.produce(chosen, step=step)
+        for key, seconds in (("time/weight_sync_s", times.sync_s), ("time/offload_s", times.offload_s)):
+            if seconds is not None:
+                fold.add(key, seconds)
         fold.update(report_metrics(report, is_ab=self._is_ab))
         self._rounds.dump(rollouts, step=step)
         start = time.perf_counter()
