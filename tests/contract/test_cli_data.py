@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from coordexp.cli.main import main
 from coordexp.data.jsonl import read_records
@@ -45,6 +46,24 @@ def test_the_record_of_the_documentation_is_valid(run, tmp_path: Path) -> None: 
     page = (Path(__file__).parents[2] / "docs" / "data" / "README.md").read_text(encoding="utf-8")
     (tmp_path / "train.jsonl").write_text(page.partition("```json\n")[2].partition("```")[0])
     assert run("validate train.jsonl --no-images")[1] == "train.jsonl: 1 records (1 in pixel), 2 objects, 0 without objects, no errors\n"
+
+
+def test_an_import_takes_the_options_of_its_format_and_those_of_all_formats(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    Image.new("RGB", (40, 20)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.01 0.5\n")
+    (tmp_path / "data.yaml").write_text("val: images\nnames: [cat, dog]\n")
+    (tmp_path / "labels.yaml").write_text("cat: feline\n")
+    line = "import yolo data.yaml --split val --output out/val.jsonl --labels labels.yaml --min-side 2 --max-objects 1 --over-limit first"
+    code, out, _ = run(line)
+    assert (code, out) == (
+        0,
+        "wrote out/val.jsonl: 1 images (0 without objects), 1 objects, 1 objects left out, smaller than 2 pixels, 1 images linked\n",
+    )
+    (record,) = read_records(tmp_path / "out" / "val.jsonl")
+    assert (record.objects[0].desc, record.objects[0].points) == ("feline", (10, 5, 30, 15))
+    assert run("import yolo data.yaml --output out/train.jsonl")[2] == "error: data.yaml: there is no split 'train'; choose one of: val\n"
 
 
 @pytest.mark.slow

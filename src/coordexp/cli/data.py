@@ -9,20 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordexp.cli import data_import
+
 if TYPE_CHECKING:
     from coordexp.data.synthetic import SceneSettings
     from coordexp.types.records import CoordSpace
 
 app = typer.Typer(help="Import, rescale, convert and validate data sets.", no_args_is_help=True, rich_markup_mode=None)
-import_app = typer.Typer(help="Import annotations of other formats.", no_args_is_help=True, rich_markup_mode=None)
 make_app = typer.Typer(help="Make data sets that need no download, as COCO files.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(import_app, name="import")
+app.add_typer(data_import.app, name="import")
 app.add_typer(make_app, name="make")
-
-
-class Geometry(StrEnum):
-    BBOX_2D = "bbox_2d"
-    POLY = "poly"
 
 
 class Space(StrEnum):
@@ -45,11 +41,6 @@ def _root() -> None:
     """Import, rescale, convert and validate data sets."""
 
 
-@import_app.callback()
-def _import_root() -> None:
-    """Import annotations of other formats."""
-
-
 @app.command("prepare")
 def prepare(
     config: Annotated[Path, typer.Argument(help="Preparation file (YAML).", show_default=False)],
@@ -65,22 +56,6 @@ def prepare(
 
     for split in run_prepare(loaded, progress=console_progress()):
         typer.echo(split.sentence())
-
-
-@import_app.command("coco")
-def import_coco(
-    annotations: Annotated[Path, typer.Argument(help="A COCO instances file.", show_default=False)],
-    images: Annotated[Path, typer.Option("--images", help="Folder that the file names of the images are relative to.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Record file to write, in pixels.")],
-    geometry: Annotated[Geometry, typer.Option("--geometry", help="Take boxes or polygons.")] = Geometry.BBOX_2D,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Skip and count annotations that cannot be used, instead of ending.")] = False,
-) -> None:
-    """Import COCO instances. Crowd regions are skipped, boxes past the border clamped, both counted."""
-    from coordexp.cli.progress import console_progress
-    from coordexp.data import coco
-
-    summary = coco.import_coco(annotations, images=images, output=output, geometry=geometry.value, skip_invalid=skip_invalid, progress=console_progress())
-    typer.echo(f"wrote {output}: {summary.sentence()}")
 
 
 @app.command("rescale")

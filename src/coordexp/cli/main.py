@@ -28,6 +28,7 @@ _EXTRAS = {
     "train": ("torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "scipy", "tensorboard", "httpx", "tenacity"),
     "report": ("jinja2", "matplotlib"),
     "demo": ("sklearn", "psutil"),
+    "polygons": ("shapely",),
     "vllm": ("vllm",),
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,15 @@ from coordexp.types.errors import DataError
 
 class CocoImage(msgspec.Struct, frozen=True):
     id: int | str
-    file_name: str
     width: int
     height: int
+    file_name: str = ""
+    """Empty in LVIS, which has `coco_url` instead."""
+    coco_url: str = ""
+    neg_category_ids: list[int] = []
+    """LVIS: categories that are known to be absent."""
+    not_exhaustive_category_ids: list[int] = []
+    """LVIS: categories of which not every object is annotated."""
 
 
 class CocoAnnotation(msgspec.Struct, frozen=True):
@@ -50,6 +57,8 @@ class CocoFile:
     annotations: tuple[CocoAnnotation, ...]
     names: dict[int, str]
     """Category id → name."""
+    by_image: Mapping[int | str, Sequence[int]]
+    """Image id → positions of its annotations, in the order of the file."""
 
     def where(self, position: int) -> str:
         """Names an annotation in an error."""
@@ -75,7 +84,11 @@ def read_coco(path: Path) -> CocoFile:
     for position, category in enumerate(document.categories):
         if not category.name.strip():
             raise DataError("a category without a name", where=f"{path}: categories[{position}] (id {category.id})", fix="give it a name")
-    coco = CocoFile(path, tuple(document.images), tuple(document.annotations), {category.id: category.name for category in document.categories})
+    by_image: dict[int | str, array[int]] = {}
+    for position, annotation in enumerate(document.annotations):
+        by_image.setdefault(annotation.image_id, array("q")).append(position)
+    names = {category.id: category.name for category in document.categories}
+    coco = CocoFile(path, tuple(document.images), tuple(document.annotations), names, by_image)
     _refuse_unknown_ids(coco)
     return coco
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from coordexp.config.loading import Loaded
 from coordexp.config.prepare import PrepareConfig, SplitSource
-from coordexp.data.coco import CocoSummary, import_coco
 from coordexp.data.convert import to_tokens
+from coordexp.data.importers.coco import import_coco
+from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.jsonl import iter_records, write_records
 from coordexp.data.presets import RescalePreset, parse_preset
 from coordexp.data.rescale import RescaleSummary, rescale_dataset
@@ -25,15 +26,14 @@ class PreparedSplit:
     name: str
     path: Path
     """The record file in coordinate tokens."""
-    imported: CocoSummary
+    imported: ImportSummary
     rescaled: RescaleSummary
     report: ValidationReport
 
     def sentence(self) -> str:
         """For people, with numbers."""
-        lost = self.imported.num_crowd + sum(self.imported.skipped.values())
         return (
-            f"{self.name}: {self.imported.num_images} images, {self.imported.num_objects} objects ({lost} annotations left out,"
+            f"{self.name}: {self.imported.num_images} images, {self.imported.num_objects} objects ({self.imported.num_lost} annotations left out,"
             f" {self.imported.num_clamped} clamped at the border), {self.rescaled.num_resized} images resized -> {self.path}"
         )
 
@@ -59,7 +59,8 @@ def run_prepare(loaded: Loaded[PrepareConfig], *, progress: Progress | None = No
 def prepare_split(source: SplitSource, *, name: str, output: Path, preset: RescalePreset, rounding: Rounding, progress: Progress) -> PreparedSplit:
     """The four steps for one split."""
     pixels = output / "source" / f"{name}.jsonl"
-    imported = import_coco(source.instances, images=source.images, output=pixels, geometry=source.geometry, skip_invalid=source.skip_invalid, progress=progress)
+    options = ImportOptions(geometry=source.geometry, skip_invalid=source.skip_invalid)
+    imported = import_coco(source.instances, images=source.images, output=pixels, options=options, progress=progress)
     scaled = output / preset.name / f"{name}.jsonl"
     rescaled = rescale_dataset(pixels, scaled, preset=preset, progress=progress)
     tokens = scaled.with_name(f"{name}.coord.jsonl")

@@ -13,7 +13,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from coordexp.data.coco import import_coco
+from coordexp.data.importers.coco import import_coco
+from coordexp.data.importers.options import ImportOptions
 from coordexp.data.jsonl import read_records
 from coordexp.data.paths import resolve_image
 from coordexp.geometry.masks import mask_iou, ring_to_mask
@@ -75,7 +76,7 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
 
 
 def imported(folder: Path, content: dict[str, Any], **options: Any) -> Any:
-    return import_coco(write(folder, content), images=folder / "raw", output=folder / "out" / "mini.jsonl", **options)
+    return import_coco(write(folder, content), images=folder / "raw", output=folder / "out" / "mini.jsonl", options=ImportOptions(**options))
 
 
 def error_of(folder: Path, content: dict[str, Any], **options: Any) -> str:
@@ -199,12 +200,14 @@ MEND = "; correct the annotation, or skip such ones with --skip-invalid"
         ),
         pytest.param(
             change("images", 0, file_name="gone.png"),
-            f"{WRONG[:-2]}: 1 of 3 images are missing in raw, first gone.png; check that this is the folder that the file names are relative to",
+            f"{WRONG}images[0] (id 7): 1 of 3 images are missing in raw, first gone.png; check that this is the folder that the file names are relative to,"
+            " or leave such images out with --skip-bad-images",
             id="missing-image",
         ),
         pytest.param(
             change("images", 0, width=65),
-            f"{WRONG[:-2]}: the image raw/a.png is 64x48 (upright), but the annotations say 65x48; use the images that the annotations were made for",
+            f"{WRONG}images[0] (id 7): the image raw/a.png is 64x48 (upright), but the annotations say 65x48;"
+            " use the images that the annotations were made for",
             id="another-size",
         ),
     ],
@@ -259,3 +262,19 @@ def test_an_image_turned_by_exif_whose_boxes_were_drawn_unturned_is_explained(tm
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "raw" / "deep" / "b.jpg", exif=exif)
     with pytest.raises(DataError, match=r"is 48x64 \(upright\), but the annotations say 64x48; .* remove the EXIF orientation"):
         import_coco(path, images=tmp_path / "raw", output=tmp_path / "out" / "mini.jsonl")
+
+
+def test_leading_folders_of_file_names_can_be_left_out_as_objects365_needs(tmp_path: Path) -> None:
+    content = document()
+    for image, name in zip(content["images"], ["images\\v1\\a.png", "images/v1/deep/b.jpg", "images/v1/empty.png"], strict=True):
+        image["file_name"] = name
+    options: dict[str, Any] = {"images": tmp_path / "raw", "output": tmp_path / "out" / "mini.jsonl"}
+    import_coco(write(tmp_path, content), strip_components=2, **options)
+    assert [record.image for record in read_records(tmp_path / "out" / "mini.jsonl")] == [
+        f"images/mini/{name}" for name in ("a.png", "deep/b.jpg", "empty.png")
+    ]
+    with pytest.raises(DataError, match=r"images\[0\] \(id 7\): .* has no 3 leading folders; lower --strip-components"):
+        import_coco(tmp_path / "instances_mini.json", strip_components=3, **options)
+    content["images"][0]["file_name"] = ""
+    with pytest.raises(DataError, match=r"images\[0\] \(id 7\): no file_name; a file of LVIS is imported by 'coordexp data import lvis'"):
+        import_coco(write(tmp_path, content), **options)
