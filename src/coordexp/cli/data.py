@@ -9,31 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordexp.cli import data_import
+from coordexp.cli import data_edit, data_export, data_import
+from coordexp.cli.data_options import Source, Space, SpaceOption, space_value
 
 if TYPE_CHECKING:
     from coordexp.data.synthetic import SceneSettings
-    from coordexp.types.records import CoordSpace
 
 app = typer.Typer(help="Import, rescale, convert and validate data sets.", no_args_is_help=True, rich_markup_mode=None)
 make_app = typer.Typer(help="Make data sets that need no download, as COCO files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_import.app, name="import")
+app.add_typer(data_export.app, name="export")
 app.add_typer(make_app, name="make")
-
-
-class Space(StrEnum):
-    PIXEL = "pixel"
-    NORM1000 = "norm1000"
-    TOKEN = "token"
+app.command("filter")(data_edit.filter_records)
+app.command("sample")(data_edit.sample)
+app.command("merge")(data_edit.merge)
 
 
 class BoxRounding(StrEnum):
     NEAREST = "nearest"
     OUTWARD = "outward"
-
-
-Source = Annotated[Path, typer.Argument(help="A record file (JSONL).", show_default=False)]
-SpaceOption = Annotated[Space | None, typer.Option("--coord-space", help="Space of records that do not name theirs; plain integers are refused without it.")]
 
 
 @app.callback()
@@ -78,7 +72,7 @@ def rescale(
 
     chosen = parse_preset(preset, min_blocks=min_blocks)
     output = into / chosen.name / source.name
-    summary = rescale_dataset(source, output, preset=chosen, coord_space=_value(coord_space), workers=workers, progress=console_progress())
+    summary = rescale_dataset(source, output, preset=chosen, coord_space=space_value(coord_space), workers=workers, progress=console_progress())
     typer.echo(f"wrote {output}: {summary.sentence()}")
 
 
@@ -100,7 +94,7 @@ def coord(
         to=to.value,
         output=output,
         rounding=box_rounding.value,
-        coord_space=_value(coord_space),
+        coord_space=space_value(coord_space),
         reorder=reorder_polygons,
         progress=console_progress(),
     )
@@ -120,7 +114,7 @@ def validate(
     from coordexp.data.validate import describe_violation, validate_file
 
     most = None if as_json else max_errors or None
-    report = validate_file(source, coord_space=_value(coord_space), check_images=images, max_errors=most, progress=console_progress())
+    report = validate_file(source, coord_space=space_value(coord_space), check_images=images, max_errors=most, progress=console_progress())
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     else:
@@ -237,7 +231,3 @@ def _make(settings: SceneSettings, output: Path) -> None:
         raise OutputError(f"the folder would be replaced, but it holds {foreign[0]}", where=str(output), fix="choose a new folder")
     info = write_coco_dataset(settings, output, progress=console_progress())
     typer.echo(f"wrote {info.instances}: {info.num_images} images, {info.num_objects} objects, sha256 {info.sha256[:16]}")
-
-
-def _value(space: Space | None) -> CoordSpace | None:
-    return None if space is None else space.value

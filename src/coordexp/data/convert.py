@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coordexp.data.jsonl import iter_records, write_records
+from coordexp.data.paths import refuse_other_folder
 from coordexp.data.rules import Notes
 from coordexp.geometry.bins import Rounding, bins_to_pixels, count_beyond_border, pixels_to_bins
 from coordexp.geometry.polygons import canonical_ring
-from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, DetObject, Record
 
@@ -67,10 +67,14 @@ def to_space(record: Record, space: CoordSpace, *, rounding: Rounding = "nearest
 
 def converted_path(source: Path, space: CoordSpace) -> Path:
     """Example: `converted_path(Path("a/train.jsonl"), "token") == Path("a/train.coord.jsonl")`"""
-    stem = source.stem
-    for suffix in _SUFFIXES.values():
-        stem = stem.removesuffix(suffix)
-    return source.with_name(f"{stem}{_SUFFIXES[space]}.jsonl")
+    return source.with_name(f"{split_suffix(source)[0]}{_SUFFIXES[space]}.jsonl")
+
+
+def split_suffix(path: Path) -> tuple[str, str]:
+    """Example: `split_suffix(Path("a/val.max60.coord.jsonl")) == ("val.max60", ".coord")`"""
+    stem = path.stem
+    suffix = next((suffix for suffix in _SUFFIXES.values() if stem.endswith(suffix)), "")
+    return stem.removesuffix(suffix), suffix
 
 
 def convert_file(
@@ -99,10 +103,7 @@ def convert_file(
         OutputError: the output cannot be written.
     """
     target = output or converted_path(source, to)
-    if target.parent.resolve() != source.parent.resolve():
-        raise DataError("the output must lie in the folder of its source", where=str(target), fix="image paths are relative to that folder")
-    if target.resolve() == source.resolve():
-        raise DataError("the output would replace its source", where=str(target), fix="choose another name with --output")
+    refuse_other_folder(source, target)
     summary = ConvertSummary(target)
     records = iter_records(source, coord_space=coord_space, canonical_polygons=not reorder, notes=summary.notes)
     tracked = (progress or NoProgress()).track(records, "convert")

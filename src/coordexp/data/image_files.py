@@ -74,7 +74,7 @@ class ImageStore:
     def place(self, name: str, path: Path) -> str:
         """Bring an image file to its place; how a record refers to it."""
         if self._target is not None and not (target := self._target / name).exists():
-            is_linked = _link_or_copy(path.resolve(), target)
+            is_linked = link_or_copy(path.resolve(), target)
             self.num_linked += is_linked
             self.num_copied += not is_linked
         return str(self._prefix / name)
@@ -86,12 +86,13 @@ class ImageStore:
 
 
 @contextmanager
-def open_image_store(root: Path | None, output: Path) -> Generator[ImageStore]:
+def open_image_store(root: Path | None, output: Path, *, below: str = "") -> Generator[ImageStore]:
     """The store for the record file `output`; what it placed is there when the block ends without an error. A folder of an earlier import is replaced.
 
     Args:
         root: folder of the source's images; None: they come as bytes.
         output: the record file.
+        below: name of a folder in `images/<stem>/`, where several sources fill it.
 
     Raises:
         DataError: there is no folder `root`.
@@ -103,7 +104,7 @@ def open_image_store(root: Path | None, output: Path) -> Generator[ImageStore]:
     if root is not None and root.resolve().is_relative_to(folder):
         yield ImageStore(root, prefix=PurePosixPath(root.resolve().relative_to(folder).as_posix()), target=None)
         return
-    relative = PurePosixPath("images") / output.stem
+    relative = PurePosixPath("images", output.stem, below)
     if (folder / relative).exists() and not (folder / relative / _MARKER).is_file():
         what = "exists and was not made by an import"
         raise OutputError(what, where=str(folder / relative), fix="choose another output, or use that folder with --images")
@@ -112,7 +113,7 @@ def open_image_store(root: Path | None, output: Path) -> Generator[ImageStore]:
         yield ImageStore(root, prefix=relative, target=target)
 
 
-def _link_or_copy(source: Path, target: Path) -> bool:
+def link_or_copy(source: Path, target: Path) -> bool:
     """True when linked."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -121,3 +122,15 @@ def _link_or_copy(source: Path, target: Path) -> bool:
         shutil.copyfile(source, target)
         return False
     return True
+
+
+@contextmanager
+def no_empty_folders(folder: Path) -> Generator[None]:
+    """Folders that had to be made for the output go again when it fails."""
+    new = [path for path in [folder, *folder.parents] if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in new:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()

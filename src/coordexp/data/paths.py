@@ -45,3 +45,11 @@ def resolve_image(root: Path, relative: str, *, where: str | None = None) -> Pat
         what = f"{relative!r} is a link to {str(real)!r}, outside the folder of the data file"
         raise DataError(what, where=where, fix="copy or hard-link the images into that folder")
     return path
+
+
+def refuse_other_folder(source: Path, target: Path) -> None:
+    """Raises DataError: the output of a step within a folder lies elsewhere, or would replace its source."""
+    if target.parent.resolve() != source.parent.resolve():
+        raise DataError("the output must lie in the folder of its source", where=str(target), fix="image paths are relative to that folder")
+    if target.resolve() == source.resolve():
+        raise DataError("the output would replace its source", where=str(target), fix="choose another name with --output")

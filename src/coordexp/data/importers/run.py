@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
-from coordexp.data.image_files import ImageStore, open_image_store, refuse_other_size
+from coordexp.data.image_files import ImageStore, no_empty_folders, open_image_store, refuse_other_size
 from coordexp.data.images import read_image_size
 from coordexp.data.importers.build import build_objects, limit_objects
 from coordexp.data.importers.options import ImportOptions, ImportSummary
@@ -42,7 +42,7 @@ def import_source(source: Source, *, output: Path, options: ImportOptions, progr
         OutputError: the output cannot be written.
     """
     summary = ImportSummary()
-    with _no_empty_folders(output.parent / "images"), closing(_records(source, output, options, summary, progress or NoProgress())) as records:
+    with no_empty_folders(output.parent / "images"), closing(_records(source, output, options, summary, progress or NoProgress())) as records:
         write_records(output, records)
     return summary
 
@@ -112,15 +112,3 @@ def _missing_images(image: SourceImage, source: Source, store: ImageStore) -> Da
     num_missing = sum(store.find(name, where=image.where) is None for name in names)
     what = f"{num_missing} of {len(names)} images are missing in {source.image_root}, first {image.name}"
     return DataError(what, where=image.where, fix=_FIND_IMAGES)
-
-
-@contextmanager
-def _no_empty_folders(folder: Path) -> Generator[None]:
-    """Folders that had to be made for the output go again when it fails."""
-    new = [path for path in [folder, *folder.parents] if not path.exists()]
-    try:
-        yield
-    finally:
-        for path in new:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()

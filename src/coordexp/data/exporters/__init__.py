@@ -1,0 +1,1 @@
+"""Record files to the formats of other tools."""
