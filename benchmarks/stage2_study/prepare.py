@@ -32,7 +32,7 @@ def prepare_data(study: Study) -> None:
         settings |= {f"splits.{name}.instances": str(folder / f"instances_{split}.json"), f"splits.{name}.images": str(folder / "images")}
     loaded = load_config(None, PrepareConfig, [Override(key, value) for key, value in settings.items()])
     records = [study.records(name) for name in SPLITS]
-    chain.run("records", settings=settings, outputs=records, work=lambda: {split.name: split.report.num_objects for split in run_prepare(loaded)})
+    chain.run("records", settings=settings, outputs=records, work=lambda: {split.name: split.num_objects for split in run_prepare(loaded)})
 
 
 def prepare_start(study: Study) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordexp.cli import data_edit, data_export, data_import
-from coordexp.cli.data_options import Source, Space, SpaceOption, space_value
+from coordexp.cli.command_line import said_command
+from coordexp.cli.data_options import Source, Space, SpaceOption, finish, space_value
 
 if TYPE_CHECKING:
     from coordexp.data.synthetic import SceneSettings
@@ -40,7 +41,7 @@ def prepare(
     config: Annotated[Path, typer.Argument(help="Preparation file (YAML).", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings that win over the file.")] = None,
 ) -> None:
-    """The whole chain for each split: import, rescale, coordinate tokens, validate."""
+    """The whole chain for each split: import, rescale, filter, coordinate tokens, validate. A step that is done already is reused."""
     from coordexp.cli.progress import console_progress
     from coordexp.config.loading import load_config
     from coordexp.config.prepare import PrepareConfig
@@ -48,7 +49,7 @@ def prepare(
     loaded = load_config(config, PrepareConfig, overrides or [])
     from coordexp.recipes.prepare import run_prepare
 
-    for split in run_prepare(loaded, progress=console_progress()):
+    for split in run_prepare(loaded, command=said_command(), progress=console_progress()):
         typer.echo(split.sentence())
 
 
@@ -73,7 +74,7 @@ def rescale(
     chosen = parse_preset(preset, min_blocks=min_blocks)
     output = into / chosen.name / source.name
     summary = rescale_dataset(source, output, preset=chosen, coord_space=space_value(coord_space), workers=workers, progress=console_progress())
-    typer.echo(f"wrote {output}: {summary.sentence()}")
+    finish(output, summary.sentence(), sources=[source])
 
 
 @app.command("coord")
@@ -98,7 +99,7 @@ def coord(
         reorder=reorder_polygons,
         progress=console_progress(),
     )
-    typer.echo(f"wrote {summary.output}: {summary.sentence()}")
+    finish(summary.output, summary.sentence(), sources=[source])
 
 
 @app.command("validate")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from coordexp.cli.data_import import Geometry, OverLimit
-from coordexp.cli.data_options import Source, SpaceOption, space_value
+from coordexp.cli.data_options import Source, SpaceOption, finish, space_value
 
 
 class Strata(StrEnum):
@@ -53,7 +53,7 @@ def filter_records(
         against=tuple(against or ()),
     )
     summary = filter_file(source, settings, output=output, coord_space=space_value(coord_space), workers=workers, progress=console_progress())
-    typer.echo(f"wrote {summary.output}: {summary.sentence()}")
+    finish(summary.output, summary.sentence(), sources=[source, *settings.against])
 
 
 def sample(
@@ -70,7 +70,9 @@ def sample(
     from coordexp.data.sampling import sample_file
 
     summary = sample_file(source, output, num=num, strata=by.value, seed=seed, rest=rest, coord_space=space_value(coord_space), progress=console_progress())
-    typer.echo(f"wrote {summary.output}: {summary.sentence()}")
+    finish(summary.output, summary.sentence(), sources=[source])
+    if rest is not None:
+        finish(rest, f"the {summary.num_source - summary.num_records} records that {output.name} left", sources=[source])
 
 
 def merge(
@@ -92,4 +94,4 @@ def merge(
             raise DataError(f"two files are called {key!r}", where="merge", fix="write NAME=FILE with another name for each")
         named[key] = file
     summary = merge_files(named, output, coord_space=space_value(coord_space), progress=console_progress())
-    typer.echo(f"wrote {output}: {summary.sentence()}")
+    finish(output, summary.sentence(), sources=list(named.values()))

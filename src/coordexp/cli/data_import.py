@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordexp.cli.data_options import finish
+
 if TYPE_CHECKING:
     from coordexp.data.importers.options import ImportOptions, ImportSummary
 
@@ -106,7 +108,7 @@ def _with_options(command: Callable[..., ImportSummary]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         options = _shared_options(**{name: values.pop(name) for name in shared.parameters})
         summary = command(**values, options=options)
-        typer.echo(f"wrote {values['output']}: {summary.sentence()}")
+        finish(values["output"], summary.sentence(), sources=[Path(values[next(iter(own.parameters))])])
 
     parameters = [parameter for name, parameter in own.parameters.items() if name != "options"]
     run.__signature__ = inspect.Signature([*parameters, *shared.parameters.values()])  # type: ignore[attr-defined]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from coordexp.cli.command_line import said_command
 
 if TYPE_CHECKING:
     from coordexp.types.records import CoordSpace
@@ -20,6 +23,14 @@ class Space(StrEnum):
 
 Source = Annotated[Path, typer.Argument(help="A record file (JSONL).", show_default=False)]
 SpaceOption = Annotated[Space | None, typer.Option("--coord-space", help="Space of records that do not name theirs; plain integers are refused without it.")]
+
+
+def finish(output: Path, sentence: str, *, sources: Sequence[Path]) -> None:
+    """Write the card beside a record file, and say what was done."""
+    from coordexp.data.cards import write_card
+
+    write_card(output, command=said_command(), sentence=sentence, sources=sources)
+    typer.echo(f"wrote {output}: {sentence}")
 
 
 def space_value(space: Space | None) -> CoordSpace | None:

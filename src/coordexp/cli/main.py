@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from coordexp.cli import calibrate, config_cmd, data, demo, doctor, evaluate, infer, launch, merge, model, predict, report, rollout_server, train, vis
+from coordexp.cli.command_line import arguments as running
 from coordexp.types.errors import UserError
 from coordexp.types.files import describe_os_error
 
@@ -87,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("COORDEXP_DEBUG", "") not in {"", "0"}
     arguments = [argument for argument in arguments if argument != "--debug"]
+    running.set(tuple(arguments))
     try:
         result: object = app(args=arguments, prog_name="coordexp", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

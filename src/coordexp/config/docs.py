@@ -58,7 +58,7 @@ One file; the same names as the flags of `coordexp eval`, with underscores. Flag
 
 _PREPARE_HEAD = """## Preparation of a data set
 
-Annotations as they are found become record files: import, rescale, coordinate tokens, validate. `extends` works as in a training file.
+Annotations as they are found become record files: import, rescale, filter, coordinate tokens, validate. `extends` works as in a training file.
 """
 
 _FIRST_SECTION = "top level"

@@ -11,11 +11,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import coordexp
 from coordexp.types.files import write_text
 from coordexp.types.progress import NoProgress, Progress
+
+Check: TypeAlias = Callable[[dict[str, Any]], bool]
+
+
+def _accept(_: dict[str, Any]) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class StepChain:
     _digest: str = field(default=coordexp.__version__, init=False)
     _records: dict[str, StepRecord] = field(default_factory=dict[str, StepRecord], init=False)
 
-    def run(self, name: str, *, settings: dict[str, Any], outputs: Sequence[Path], work: Callable[[], dict[str, Any]]) -> StepRecord:
+    def run(self, name: str, *, settings: dict[str, Any], outputs: Sequence[Path], work: Callable[[], dict[str, Any]], check: Check = _accept) -> StepRecord:
         """Do `work` unless a step of this name with the same settings and predecessors has been done and all `outputs` still exist.
 
         Args:
@@ -49,10 +55,11 @@ class StepChain:
             settings: JSON-serializable; everything that decides the result, content hashes of input files included.
             outputs: files or folders that the step makes.
             work: returns a JSON-serializable result, kept in the record.
+            check: looks at a kept result; False: the outputs are not those that it speaks of, and the work is done again.
         """
         self._digest = hashlib.sha256(json.dumps([self._digest, name, settings], sort_keys=True).encode()).hexdigest()
         record_path = self.folder / f"{name}.json"
-        record = self._reusable(record_path, outputs)
+        record = self._reusable(record_path, outputs, check)
         if record is None:
             start = time.perf_counter()
             result = work()
@@ -61,11 +68,11 @@ class StepChain:
         self._records[name] = record
         return record
 
-    def _reusable(self, record_path: Path, outputs: Sequence[Path]) -> StepRecord | None:
+    def _reusable(self, record_path: Path, outputs: Sequence[Path], check: Check) -> StepRecord | None:
         if not record_path.exists() or not all(path.exists() for path in outputs):
             return None
         stored = json.loads(record_path.read_text(encoding="utf-8"))
-        if stored["digest"] != self._digest:
+        if stored["digest"] != self._digest or not check(stored["result"]):
             return None
         self.progress.say(f"{record_path.stem}: unchanged, reused")
         return StepRecord(result=stored["result"], seconds=stored["seconds"], is_reused=True)

@@ -144,7 +144,7 @@ def _prepare(output: Path, progress: Progress) -> dict[str, Any]:
     prepared = run_prepare(load_config(None, PrepareConfig, overrides), progress=progress)
     for split in prepared:
         progress.say(f"     {split.sentence()}")
-    return {split.name: split.report.num_objects for split in prepared}
+    return {split.name: split.num_objects for split in prepared}
 
 
 def _detect(name: str, checkpoint: Path, records: Path, output: Path, progress: Progress) -> dict[str, Any]:
