@@ -32,7 +32,7 @@ from coordexp.data.jsonl import record_to_json
 from coordexp.data.synthetic import SceneSettings, render_scene
 from coordexp.generation.engine import find_python
 from coordexp.generation.hf import HfBackend
-from coordexp.generation.protocol import GenerationBackend
+from coordexp.generation.protocol import NUM_BATCHES, GenerationBackend
 from coordexp.generation.server_pool import ServerPool
 from coordexp.generation.server_process import ServerOptions, ServerProcess
 from coordexp.generation.vllm_requests import ModelFacts
@@ -76,13 +76,13 @@ def write_data(folder: Path, *, count: int) -> Path:
     return folder / "val.jsonl"
 
 
-def ours(backend: GenerationBackend, loaded: LoadedModel, data: Path, *, batch_size: int, num_windows: int = 1) -> Speed:
+def ours(backend: GenerationBackend, loaded: LoadedModel, data: Path, *, window: int, num_windows: int = 1) -> Speed:
     """`coordexp infer` without the files it writes."""
     settings = InferenceSettings(
         mode="coord",
         pred_coord_mode="auto",
         generation=GenerationSettings(max_new_tokens=MAX_NEW_TOKENS),
-        window=batch_size,
+        window=window,
         prompts=PromptPlan(PromptSpec()),
         image_root=data.parent,
         num_windows=num_windows,
@@ -127,10 +127,10 @@ def compare(first: Callable[[], Speed], second: Callable[[], Speed], *, repeats:
 
 def measure_hf(loaded: LoadedModel, data: Path, warm: Path, *, batch_size: int, repeats: int) -> dict[str, Any]:
     backend = HfBackend(loaded, batch_size=batch_size)
-    ours(backend, loaded, warm, batch_size=batch_size)
+    ours(backend, loaded, warm, window=batch_size)
     plain(loaded, warm, batch_size=batch_size)
     ratios, mine, theirs = compare(
-        lambda: ours(backend, loaded, data, batch_size=batch_size), lambda: plain(loaded, data, batch_size=batch_size), repeats=repeats
+        lambda: ours(backend, loaded, data, window=NUM_BATCHES * batch_size), lambda: plain(loaded, data, batch_size=batch_size), repeats=repeats
     )
     same = sum(a == b for a, b in zip(mine.texts, theirs.texts, strict=True))
     return {
@@ -163,7 +163,7 @@ def measure_vllm(loaded: LoadedModel, data: Path, *, repeats: int) -> dict[str, 
         server.wait_ready(300)
         tokenizer = HfBackend(loaded).text_tokenizer
         backend = VllmServerBackend(ServerPool([options.address]), facts=ModelFacts.of(loaded), tokenizer=tokenizer, concurrency=2 * CONCURRENCY)
-        passes = [ours(backend, loaded, data, batch_size=8, num_windows=CONCURRENCY // 4 + 1) for _ in range(repeats + 1)]
+        passes = [ours(backend, loaded, data, window=8, num_windows=CONCURRENCY // 4 + 1) for _ in range(repeats + 1)]
         backend.close()
     server_speed = sorted(passes[1:], key=lambda speed: speed.seconds)[len(passes[1:]) // 2]
     offline_speed = Speed(statistics.median(default["seconds"]), default["num_tokens"], default["texts"])

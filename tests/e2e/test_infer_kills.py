@@ -45,7 +45,7 @@ def write_run(tmp_path: Path, data: Path) -> Callable[..., tuple[Path, Path]]:
 
     def write(name: str, **infer: Any) -> tuple[Path, Path]:
         section = {"gt_jsonl": str(data), "model_checkpoint": str(tiny_checkpoint()), "mode": "coord", "device": "cpu"}
-        section |= {"generation": {"max_new_tokens": 96, "batch_size": 4}, **infer}
+        section |= {"generation": {"max_new_tokens": 96, "batch_size": 4, "window": 8}, **infer}
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump({"run": {"name": name, "output_dir": str(tmp_path)}, "infer": section}))
         return path, tmp_path / name
@@ -124,7 +124,7 @@ def test_parts_put_together_are_one_run_also_when_they_were_killed(write_run) ->
 
 
 def test_parts_that_do_not_belong_together_are_refused(write_run, capsys: pytest.CaptureFixture[str]) -> None:
-    path, folder = write_run("wrong", limit=8)
+    path, folder = write_run("wrong", limit=16)
 
     def refused() -> str:
         assert main(["merge", str(folder)]) == 2
@@ -142,11 +142,13 @@ def test_parts_that_do_not_belong_together_are_refused(write_run, capsys: pytest
     assert "the predictions of part 1/2 were changed" in refused()
     part.write_text(content)
     assert main(["merge", str(folder)]) == 0
-    assert len(result(folder).splitlines()) == 8
+    assert len(result(folder).splitlines()) == 16
     (part.parent / "summary.json").unlink()
     assert "part 1/2 is not finished" in refused()
     assert main(["infer", "--config", str(path), "--shard", "3/2"]) == 2
     assert "is no part" in capsys.readouterr().err
+    assert main(["infer", "--config", str(path), "--shard", "1/3"]) == 0
+    assert "part 1/3 has nothing to do: 16 lines are 2 windows of 8; lower infer.generation.window" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_with_other_settings_is_protected(write_run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,9 @@ class GenerationSection(Section):
     repetition_penalty: PositiveNumber = 1.0
     """1: none."""
     batch_size: Positive = 8
-    """Records that are generated together."""
+    """Records that are generated at a time."""
+    window: Positive | None = None
+    """Lines that are generated, written, resumed and given to shards as one; within it, places are refilled. null: eight batches (hf), one (vllm)."""
     seed: Count = 42
     """Each record gets its own from it."""
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from coordexp.codec.answer_automaton import AnswerRow
 from coordexp.generation.decoding import FinishReason
 from coordexp.generation.forward import CachedForward
+from coordexp.generation.prompt_batch import PromptBatch
 from coordexp.generation.repeat import RepeatGuard
 from coordexp.generation.sampling import penalize, seen_tokens
 from coordexp.types.errors import BackendError
@@ -97,12 +98,13 @@ class _Continuations:
 class BeamSearch:
     """One batch of prompts; `run` once.
 
-    Example: `BeamSearch(forward, num_beams=4, stop_ids=ids, max_new_tokens=512).run(prompt_ids)[0].finish_reason == "stop"`
+    Example: `BeamSearch(CachedForward(model), batch, num_beams=4, stop_ids=ids, max_new_tokens=512).run(prompt_ids)[0].finish_reason == "stop"`
     """
 
     def __init__(
         self,
         forward: CachedForward,
+        batch: PromptBatch,
         *,
         num_beams: int,
         stop_ids: Tensor,
@@ -112,14 +114,14 @@ class BeamSearch:
         answers: Sequence[AnswerRow] | None = None,
     ) -> None:
         """`stop_ids` [S] is on the device of the model; `guards` and `answers` have a fresh one for each request."""
-        self._forward, self._num_beams, self._stop_ids = forward, num_beams, stop_ids
+        self._forward, self._batch, self._num_beams, self._stop_ids = forward, batch, num_beams, stop_ids
         self._max_new_tokens, self._penalty, self._guards = max_new_tokens, repetition_penalty, guards
         self._answers = answers
 
     def run(self, prompt_ids: Sequence[Sequence[int]]) -> list[BestBeam]:
         """The best beam of each request."""
         answers: dict[int, BestBeam] = {}
-        logits = self._forward.prefill()
+        _, logits = self._forward.admit(self._stop_ids.new_zeros(0, dtype=torch.bool), self._batch)
         race = self._start(prompt_ids, vocab_size=logits.shape[-1])
         for step in range(self._max_new_tokens):
             found = self._continue(race, logits, is_last=step + 1 == self._max_new_tokens)
@@ -134,7 +136,7 @@ class BeamSearch:
             kept = (~is_done).nonzero().squeeze(-1)
             race.keep(kept)
             self._forward.keep_rows(parents[kept].flatten())
-            logits = self._forward.advance(race.tokens[:, :, step].flatten(), step=step)
+            logits = self._forward.advance(race.tokens[:, :, step].flatten())
         return [answers[index] for index in range(len(prompt_ids))]
 
     def _start(self, prompt_ids: Sequence[Sequence[int]], *, vocab_size: int) -> _Race:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -10,6 +11,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 _HEADROOM = 256
 """Tokens of spare room at the first allocation; later the room grows by half."""
+
+
+KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
+"""Of one layer, each [rows, heads, tokens, head_dim]."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -41,6 +46,14 @@ class GrowingLayer(DynamicLayer):
         self._key_room, self._value_room = self._key_room[indices], self._value_room[indices]
         self._show(self._length)
 
+    def replace(self, keys: Tensor, values: Tensor) -> None:
+        """Make these the contents."""
+        self._key_room, self._value_room = keys, values
+        self._show(keys.shape[-2])
+
+    def contents(self) -> KeysAndValues:
+        return self._key_room[:, :, : self._length], self._value_room[:, :, : self._length]
+
     def _show(self, length: int) -> tuple[Tensor, Tensor]:
         """Make the first `length` tokens the contents."""
         self._length = length
@@ -53,14 +66,43 @@ class GrowingLayer(DynamicLayer):
         self._value_room = value_states.new_empty(*value_states.shape[:2], capacity, value_states.shape[-1])
 
 
+def joined(mine: Iterable[KeysAndValues], theirs: Iterable[KeysAndValues], *, order: Tensor, length: int) -> Iterator[KeysAndValues]:
+    """Of each layer, the rows `order` [N] of `mine` followed by `theirs`, [N, heads, length, head_dim], all of them ending at the end.
+
+    What lies more than `length` before the end is cut off: the caller knows that nothing looks at it. What is new in front is zero.
+    """
+    for (my_keys, my_values), (their_keys, their_values) in zip(mine, theirs, strict=True):
+        yield _join(my_keys, their_keys, order=order, length=length), _join(my_values, their_values, order=order, length=length)
+
+
+def _join(mine: Tensor, theirs: Tensor, *, order: Tensor, length: int) -> Tensor:
+    # zeros: a weight of 0 times whatever lies in fresh memory can be NaN
+    room = mine.new_zeros(len(order), mine.shape[1], length, mine.shape[3])
+    is_mine = order < len(mine)
+    for part, places, rows in ((mine, is_mine, order[is_mine]), (theirs, ~is_mine, order[~is_mine] - len(mine))):
+        width = min(length, part.shape[2])
+        room[places, :, length - width :] = part[rows, :, part.shape[2] - width :]
+    return room
+
+
 class DecodingCache(Cache):
-    """One `GrowingLayer` for each layer of the text model, and a way to drop the rows that have ended."""
+    """One `GrowingLayer` for each layer of the text model, and ways to drop the rows that have ended and to take in others."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         self._growing = [GrowingLayer() for _ in range(config.get_text_config().num_hidden_layers)]
         super().__init__(layers=[*self._growing])
 
+    def contents(self) -> Iterator[KeysAndValues]:
+        """Of each layer."""
+        for layer in self._growing:
+            yield layer.contents()
+
     def keep_rows(self, rows: Tensor) -> None:
         """Keep the batch rows with these indices, in this order."""
         for layer in self._growing:
             layer.batch_select_indices(rows)
+
+    def join(self, other: DecodingCache, *, order: Tensor, length: int) -> None:
+        """Go on with the rows `order` of these followed by those of `other`; see `joined`."""
+        for layer, (keys, values) in zip(self._growing, joined(self.contents(), other.contents(), order=order, length=length), strict=True):
+            layer.replace(keys, values)

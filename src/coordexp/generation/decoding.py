@@ -1,8 +1,10 @@
-"""Greedy decoding and sampling of one batch. Each row ends by itself: at a stop token, at the limit, or when its loop guard says so."""
+"""Greedy decoding and sampling of any number of prompts, so many at a time. Each row ends by itself: at a stop token, at the limit, or when its loop guard
+says so. The places of rows that have ended are given to the next prompts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -10,25 +12,32 @@ from torch import Tensor
 
 from coordexp.generation.constrained import ConstrainedRows
 from coordexp.generation.forward import CachedForward
+from coordexp.generation.prompt_batch import PromptBatch
 from coordexp.generation.repeat import RepeatGuard
 from coordexp.generation.sampling import TokenPicker
+from coordexp.generation.slots import SlotForward
 from coordexp.generation.trace import TraceRecorder
 from coordexp.types.rollouts import TokenTrace
 
 FinishReason: TypeAlias = Literal["stop", "length", "repeat"]
 
 _COMPACT_BELOW = 0.75
-"""Ended rows are taken out once less than this share still runs: dropping each at once would copy the cache too often."""
+"""Ended rows are taken out, or replaced, once no more than this share still runs: doing it for each at once would copy the cache too often."""
 
 
 class Decoding:
-    """One batch from its prompts to the end of its last row. `run` once, then read the rows."""
+    """Rows 0 to `num_rows - 1` from their prompts to the end of the last one, `batch_size` of them at a time. `run` once, then read the rows.
+
+    Which rows run together depends on the answers alone: the same prompts give the same bits again.
+    """
 
     def __init__(
         self,
-        forward: CachedForward,
+        forward: CachedForward | SlotForward,
         *,
         num_rows: int,
+        batch_size: int,
+        collate: Callable[[Sequence[int]], PromptBatch],
         picker: TokenPicker,
         recorder: TraceRecorder | None,
         stop_ids: Tensor,
@@ -36,34 +45,39 @@ class Decoding:
         guards: Sequence[RepeatGuard] | None = None,
         constrained: ConstrainedRows | None = None,
     ) -> None:
-        """`stop_ids` [S] is on the device of the model; `guards` has one for each row; `constrained` is that of the picker."""
+        """`collate` gives the prompts of some rows; `stop_ids` [S] is on the model's device; `guards` has one for each row; `constrained` is the picker's."""
         device = stop_ids.device
-        self._forward, self._picker, self._recorder = forward, picker, recorder
-        self._stop_ids, self._guards, self._max_new_tokens = stop_ids, guards, max_new_tokens
-        self._tokens = torch.zeros(num_rows, max_new_tokens, dtype=torch.long, device=device)
-        self._num_tokens = torch.full((num_rows,), max_new_tokens, device=device)
+        self._forward, self._collate, self._picker, self._recorder = forward, collate, picker, recorder
+        self._stop_ids, self._guards, self._max_new_tokens, self._batch_size = stop_ids, guards, max_new_tokens, batch_size
+        # a row that has ended but is still in the batch writes to the last column
+        self._tokens = torch.zeros(num_rows, max_new_tokens + 1, dtype=torch.long, device=device)
+        self._num_tokens = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self._is_stopped = torch.zeros(num_rows, dtype=torch.bool, device=device)
         self._constrained = constrained
         self._looped: set[int] = set()
 
     def run(self) -> None:
-        """Generate until every row has ended."""
-        rows = torch.arange(self._tokens.shape[0], device=self._tokens.device)
-        is_running = torch.ones_like(rows, dtype=torch.bool)
-        logits = self._forward.prefill()
-        for step in range(self._max_new_tokens):
-            tokens = self._pick(logits, rows=rows, step=step)
-            is_running = is_running & ~(tokens[:, None] == self._stop_ids).any(dim=-1)
-            self._num_tokens[rows] = torch.where(is_running, self._num_tokens[rows], self._num_tokens[rows].clamp(max=step))
-            if self._guards is not None:
-                is_running = self._end_loops(self._guards, tokens, rows=rows, is_running=is_running, step=step)
+        """Generate until every row has ended. In a forward with places, rows that have ended stay until others come: there they cost nothing."""
+        num_begun, num_rows = 0, len(self._num_tokens)
+        rows = self._stop_ids.new_zeros(0)
+        tokens, is_running = rows, rows.bool()
+        while True:
             num_running = int(is_running.sum())
-            if num_running == 0 or step + 1 == self._max_new_tokens:
-                break
-            if num_running < _COMPACT_BELOW * len(rows):
+            if num_begun < num_rows and num_running <= _COMPACT_BELOW * self._batch_size:
+                new = torch.arange(num_begun, min(num_rows, num_begun + self._batch_size - num_running), device=rows.device)
+                order, logits = self._forward.admit(is_running, self._collate(new.tolist()))
+                new_tokens, new_running = self._take(logits, rows=new, is_running=torch.ones_like(new, dtype=torch.bool))
+                rows, tokens = torch.cat((rows, new))[order], torch.cat((tokens, new_tokens))[order]
+                is_running = torch.cat((is_running, new_running))[order]
+                num_begun += len(new)
+                continue
+            if num_running == 0:
+                return
+            if isinstance(self._forward, CachedForward) and num_running <= _COMPACT_BELOW * len(rows):
                 kept = is_running.nonzero().squeeze(-1)
                 self._forward.keep_rows(kept)
                 rows, tokens, is_running = rows[kept], tokens[kept], is_running[kept]
-            logits = self._forward.advance(tokens, step=step)
+            tokens, is_running = self._take(self._forward.advance(tokens), rows=rows, is_running=is_running)
 
     def response_ids(self, row: int) -> tuple[int, ...]:
         """Without the stop token."""
@@ -74,19 +88,27 @@ class Decoding:
             return "repeat"
         if self._constrained is not None and self._constrained.is_short(row):
             return "length"
-        return "stop" if int(self._num_tokens[row]) < self._max_new_tokens else "length"
+        return "stop" if bool(self._is_stopped[row]) else "length"
 
     def trace(self, row: int) -> tuple[TokenTrace, ...] | None:
         return None if self._recorder is None else self._recorder.trace(row, num_tokens=int(self._num_tokens[row]))
 
-    def _pick(self, logits: Tensor, *, rows: Tensor, step: int) -> Tensor:
-        tokens = self._picker.pick(logits, rows=rows, step=step)
-        self._tokens[rows, step] = tokens
+    def _take(self, logits: Tensor, *, rows: Tensor, is_running: Tensor) -> tuple[Tensor, Tensor]:
+        """The next token [N] of each of these rows [N], and which of them go on [N]."""
+        steps = torch.where(is_running, self._num_tokens[rows], self._max_new_tokens)
+        tokens = self._picker.pick(logits, rows=rows, steps=steps)
+        self._tokens[rows, steps] = tokens
         if self._recorder is not None:
-            self._recorder.record(logits, tokens, rows=rows, step=step)
-        return tokens
+            self._recorder.record(logits, tokens, rows=rows, steps=steps, is_running=is_running)
+        is_stop = is_running & (tokens[:, None] == self._stop_ids).any(dim=-1)
+        self._is_stopped[rows] |= is_stop
+        is_running = is_running & ~is_stop
+        self._num_tokens[rows] += is_running.long()
+        if self._guards is not None:
+            is_running = self._end_loops(self._guards, tokens, rows=rows, is_running=is_running)
+        return tokens, is_running & (steps + 1 < self._max_new_tokens)
 
-    def _end_loops(self, guards: Sequence[RepeatGuard], tokens: Tensor, *, rows: Tensor, is_running: Tensor, step: int) -> Tensor:
+    def _end_loops(self, guards: Sequence[RepeatGuard], tokens: Tensor, *, rows: Tensor, is_running: Tensor) -> Tensor:
         """`is_running` without the rows whose guard fires at this token, which stays part of the answer; a constrained row ends its document first."""
         numbers, running = rows.tolist(), is_running.tolist()
         loops = [runs and guards[row].push(token) for row, token, runs in zip(numbers, tokens.tolist(), running, strict=True)]
@@ -96,5 +118,4 @@ class Decoding:
             for row in ended:
                 self._constrained.close_soon(row)
             return is_running
-        self._num_tokens[ended] = step + 1
         return is_running & ~torch.tensor(loops, device=is_running.device)

@@ -1,7 +1,7 @@
 """Generation with a transformers model in this process.
 
 Batches are padded on the left, with the attention mask and the Qwen3-VL rope positions of each row as if it were alone: a row's tokens do not depend on its
-neighbours. Rows that have ended leave the batch.
+neighbours. Rows that have ended leave the batch, and the next prompts take their places.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.generation.beams import BeamSearch
 from coordexp.generation.constrained import AutomatonShelf, ConstrainedRows
 from coordexp.generation.decoding import Decoding
-from coordexp.generation.forward import CachedForward
-from coordexp.generation.prompt_batch import collate_prompts
+from coordexp.generation.forward import CachedForward, takes_key_mask
+from coordexp.generation.prompt_batch import PromptBatch, collate_prompts
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
 from coordexp.generation.repeat import RepeatGuard
 from coordexp.generation.sampling import TokenPicker
+from coordexp.generation.slots import SlotForward
 from coordexp.generation.stop_tokens import stop_token_ids
 from coordexp.generation.trace import TraceRecorder
 from coordexp.models.load import LoadedModel
@@ -36,7 +37,8 @@ class HfBackend:
     Example: `HfBackend(load_model(path), batch_size=16).generate(requests, GenerationSettings(max_new_tokens=512), with_trace=True)`
     """
 
-    def __init__(self, loaded: LoadedModel, *, batch_size: int = 16) -> None:
+    def __init__(self, loaded: LoadedModel, *, batch_size: int = 16, has_fixed_weights: bool = False) -> None:
+        """`has_fixed_weights`: the tensors of the weights stay where they are, so that a step on a GPU may be recorded once and replayed."""
         self._model: Any = loaded.model
         self._tokenizer: Any = loaded.tokenizer
         self.text_tokenizer = TextTokenizer.of(self._tokenizer)
@@ -48,6 +50,7 @@ class HfBackend:
             self.text_tokenizer, vocab_size=self._vocab_size, coord_vocab=loaded.coord_vocab if loaded.coord_vocab.ids else None, stop_ids=self._stop_ids
         )
         parameter = next(self._model.parameters())
+        self._slots = SlotForward(self._model) if has_fixed_weights and takes_key_mask(self._model) and parameter.is_cuda else None
         self._info = BackendInfo(
             type="hf",
             checkpoint=str(loaded.path),
@@ -63,7 +66,7 @@ class HfBackend:
         return self._info
 
     def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings, *, with_trace: bool = False) -> list[GenerationSample]:
-        """See `GenerationBackend.generate`. Prompts of similar length share a batch; beam search gives no trace.
+        """See `GenerationBackend.generate`. `batch_size` of them run at a time, shorter prompts first; beam search gives no trace.
 
         Raises:
             BackendError: out of memory, beams that are sampled were asked for, or no constrained answer fits into `max_new_tokens`.
@@ -72,15 +75,18 @@ class HfBackend:
             what = f"beam search does not sample (num_beams={settings.num_beams}, temperature={settings.temperature})"
             raise BackendError(what, fix="set the temperature to 0, or take one beam")
         by_length = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt.token_ids))
-        samples: dict[int, GenerationSample] = {}
+        ordered = [requests[index] for index in by_length]
         with self._ready():
-            for start in range(0, len(by_length), self._batch_size):
-                indices = by_length[start : start + self._batch_size]
-                samples.update(zip(indices, self._generate_batch([requests[index] for index in indices], settings, with_trace=with_trace), strict=True))
+            if settings.num_beams > 1:
+                batches = [ordered[start : start + self._batch_size] for start in range(0, len(ordered), self._batch_size)]
+                answers = [answer for batch in batches for answer in self._search(batch, settings)]
+            else:
+                answers = self._decode(ordered, settings, with_trace=with_trace)
+        samples = dict(zip(by_length, answers, strict=True))
         return [samples[index] for index in range(len(requests))]
 
     def close(self) -> None:
-        self._model = None
+        self._model = self._slots = None
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
@@ -95,19 +101,16 @@ class HfBackend:
         finally:
             self._model.train(was_training)
 
-    def _generate_batch(self, requests: Sequence[GenerationRequest], settings: GenerationSettings, *, with_trace: bool) -> list[GenerationSample]:
-        pad_id = self._tokenizer.pad_token_id
-        batch = collate_prompts([request.prompt for request in requests], model=self._model, pad_id=self._stop_ids[0] if pad_id is None else pad_id)
-        forward = CachedForward(self._model, batch, max_new_tokens=settings.max_new_tokens)
-        prompt_ids = [request.prompt.token_ids.tolist() for request in requests]
-        if settings.num_beams > 1:
-            return self._search(requests, prompt_ids, settings, forward)
-        size = {"vocab_size": self._vocab_size, "device": batch.input_ids.device}
+    def _decode(self, requests: Sequence[GenerationRequest], settings: GenerationSettings, *, with_trace: bool) -> list[GenerationSample]:
+        size = {"vocab_size": self._vocab_size, "device": next(self._model.parameters()).device}
         constrained = self._constrained(settings, len(requests))
+        seeds, prompt_ids = [request.seed for request in requests], [request.prompt.token_ids.tolist() for request in requests]
         decoding = Decoding(
-            forward,
+            self._slots or CachedForward(self._model),
             num_rows=len(requests),
-            picker=TokenPicker(settings, seeds=[request.seed for request in requests], prompt_ids=prompt_ids, constrained=constrained, **size),
+            batch_size=self._batch_size,
+            collate=lambda rows: self._collate([requests[row] for row in rows]),
+            picker=TokenPicker(settings, seeds=seeds, prompt_ids=prompt_ids, constrained=constrained, **size),
             recorder=TraceRecorder(self._coord_vocab, num_rows=len(requests), num_steps=settings.max_new_tokens, **size) if with_trace else None,
             stop_ids=torch.tensor(self._stop_ids, device=size["device"]),
             max_new_tokens=settings.max_new_tokens,
@@ -119,11 +122,10 @@ class HfBackend:
             self._sample(request, decoding.response_ids(row), decoding.finish_reason(row), trace=decoding.trace(row)) for row, request in enumerate(requests)
         ]
 
-    def _search(
-        self, requests: Sequence[GenerationRequest], prompt_ids: Sequence[Sequence[int]], settings: GenerationSettings, forward: CachedForward
-    ) -> list[GenerationSample]:
+    def _search(self, requests: Sequence[GenerationRequest], settings: GenerationSettings) -> list[GenerationSample]:
         search = BeamSearch(
-            forward,
+            CachedForward(self._model),
+            self._collate(requests),
             num_beams=settings.num_beams,
             stop_ids=torch.tensor(self._stop_ids, device=next(self._model.parameters()).device),
             max_new_tokens=settings.max_new_tokens,
@@ -131,7 +133,12 @@ class HfBackend:
             guards=self._guards(settings, len(requests)),
             answers=self._answers(settings, len(requests)),
         )
-        return [self._sample(request, best.ids, best.finish_reason) for request, best in zip(requests, search.run(prompt_ids), strict=True)]
+        found = search.run([request.prompt.token_ids.tolist() for request in requests])
+        return [self._sample(request, best.ids, best.finish_reason) for request, best in zip(requests, found, strict=True)]
+
+    def _collate(self, requests: Sequence[GenerationRequest]) -> PromptBatch:
+        pad_id = self._tokenizer.pad_token_id
+        return collate_prompts([request.prompt for request in requests], model=self._model, pad_id=self._stop_ids[0] if pad_id is None else pad_id)
 
     def _guards(self, settings: GenerationSettings, count: int) -> list[RepeatGuard] | None:
         limits = settings.repeat

@@ -17,6 +17,10 @@ class BackendLostError(BackendError):
     """Nothing more can be generated, whatever is asked: the servers are gone, or answer with other prompts or weights than they should."""
 
 
+NUM_BATCHES = 8
+"""Batches that are best given to `HfBackend` at once: places of rows that have ended are refilled, and run empty at the end only."""
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One prompt to continue.

@@ -35,14 +35,18 @@ class TokenPicker:
         self._uniforms = _uniforms(seeds, num_steps=settings.max_new_tokens, device=device) if settings.temperature > 0 else None
         self._is_seen = seen_tokens(prompt_ids, vocab_size=vocab_size, device=device) if settings.repetition_penalty != 1.0 else None
 
-    def pick(self, logits: Tensor, *, rows: Tensor, step: int) -> Tensor:
-        """Token ids [N] for the batch rows `rows` [N] with float32 logits [N, V]."""
+    def pick(self, logits: Tensor, *, rows: Tensor, steps: Tensor) -> Tensor:
+        """Token ids [N] for the rows `rows` [N], which have written `steps` [N] tokens, with float32 logits [N, V]. A row that is full gets any token."""
         if self._is_seen is not None:
             logits = torch.where(self._is_seen[rows], penalize(logits, self._settings.repetition_penalty), logits)
         numbers = [] if self._constrained is None else rows.tolist()
         if self._constrained is not None:
             logits = logits.masked_fill(~torch.from_numpy(self._constrained.allowed(numbers)).to(logits.device), -torch.inf)
-        tokens = logits.argmax(dim=-1) if self._uniforms is None else _sample(logits, self._settings, uniforms=self._uniforms[rows, step])
+        tokens = (
+            logits.argmax(dim=-1)
+            if self._uniforms is None
+            else _sample(logits, self._settings, uniforms=self._uniforms[rows, steps.clamp(max=self._settings.max_new_tokens - 1)])
+        )
         if self._is_seen is not None:
             self._is_seen[rows, tokens] = True
         if self._constrained is not None:

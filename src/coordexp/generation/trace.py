@@ -1,6 +1,8 @@
-"""Token probabilities of a batch while it is generated: one number a token, and the 1,000-bin distribution at coordinate tokens. No logits are kept."""
+"""Token probabilities of rows while they are generated: one number a token, and the 1,000-bin distribution at coordinate tokens. No logits are kept."""
 
 from __future__ import annotations
+
+from array import array
 
 import torch
 from torch import Tensor
@@ -13,24 +15,26 @@ class TraceRecorder:
     """Collects what `GenerationSample.trace` shows, from the model's own distribution: before penalty, temperature and top-p."""
 
     def __init__(self, coord_vocab: CoordVocabulary, *, num_rows: int, num_steps: int, vocab_size: int, device: torch.device) -> None:
-        self._logprobs = torch.zeros(num_rows, num_steps, device=device)
+        # the last column is for rows that have ended
+        self._logprobs = torch.zeros(num_rows, num_steps + 1, device=device)
         self._coord_ids = torch.tensor(coord_vocab.ids, dtype=torch.long, device=device)
         self._is_coord = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self._is_coord[self._coord_ids] = True
         self._bins = tuple(range(len(coord_vocab.ids)))
-        self._distributions: dict[tuple[int, int], tuple[float, ...]] = {}
+        self._distributions: dict[tuple[int, int], array[float]] = {}
 
-    def record(self, logits: Tensor, tokens: Tensor, *, rows: Tensor, step: int) -> None:
-        """Logits [N, V] and picked tokens [N] of the batch rows `rows` [N] at `step`."""
+    def record(self, logits: Tensor, tokens: Tensor, *, rows: Tensor, steps: Tensor, is_running: Tensor) -> None:
+        """Logits [N, V] and picked tokens [N] of the rows `rows` [N], each at its own step [N]; nothing is kept of rows that do not run."""
         chosen = logits.gather(-1, tokens[:, None]).squeeze(-1)
-        self._logprobs[rows, step] = chosen - logits.logsumexp(dim=-1)
-        is_coord = self._is_coord[tokens]
-        if not bool(is_coord.any()):
+        self._logprobs[rows, steps] = chosen - logits.logsumexp(dim=-1)
+        is_coord = self._is_coord[tokens] & is_running
+        places = torch.stack((rows, steps), dim=-1)[is_coord].tolist()
+        if not places:
             return
         # index_select goes by bin: the ids need not be ascending
-        probs = logits[is_coord].index_select(-1, self._coord_ids).softmax(dim=-1)
-        for row, distribution in zip(rows[is_coord].tolist(), probs.tolist(), strict=True):
-            self._distributions[row, step] = tuple(distribution)
+        probs = logits[is_coord].index_select(-1, self._coord_ids).softmax(dim=-1).cpu().numpy()
+        for (row, step), distribution in zip(places, probs, strict=True):
+            self._distributions[row, step] = array("f", distribution.tobytes())
 
     def trace(self, row: int, *, num_tokens: int) -> tuple[TokenTrace, ...]:
         """The first `num_tokens` entries of a row."""

@@ -138,7 +138,7 @@ class Detector:
         opened = open_checkpoint(folder, dtype=dtype, attn_implementation="sdpa", **place)
         self._encoder = PromptEncoder(opened.processor)
         self._sizes = sizes or checkpoint_sizes(self._encoder.side_multiple, opened.processor)
-        self._backend = HfBackend(opened, batch_size=batch_size)
+        self._backend = HfBackend(opened, batch_size=batch_size, has_fixed_weights=True)
         window = coord_decode_window if coord_decode == "expectation" else None
         self._reader = AnswerReader(self._backend.text_tokenizer, mode=mode, pred_coord_mode="norm1000", expectation_window=window, calibration=curve)
 

@@ -7,7 +7,7 @@ order; a sample that fails gives a line with its error.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -57,7 +57,7 @@ class InferenceSettings:
     pred_coord_mode: PredCoordMode
     generation: GenerationSettings
     window: int
-    """Input lines that are generated together."""
+    """Input lines that the backend gets at once."""
     prompts: PromptPlan
     image_root: Path
     expectation_window: int | None = None
@@ -134,8 +134,8 @@ class Inference:
             BackendError: nothing could be generated for the first samples, or the backend is lost for all: what was given out stays valid.
         """
         settings = self._settings
-        windows = _windows(lines, settings.window)
-        prepared = map_ahead(self._prepare_window, windows, num_threads=settings.num_loaders, depth=settings.num_loaders + settings.num_windows)
+        # the images of the next window wait while one is generated
+        prepared = _windows(map_ahead(self._prepare, lines, num_threads=settings.num_loaders, depth=settings.window + settings.num_loaders), settings.window)
         answered: Iterable[_Answered] = map(self._generate, prepared)
         if settings.num_windows > 1:
             answered = map_ahead(self._generate, prepared, num_threads=settings.num_windows, depth=settings.num_windows + 2)
@@ -146,10 +146,10 @@ class Inference:
             self.counts.note_results(results)
             yield Window(window.prepared.lines, tuple(results))
 
-    def _prepare_window(self, lines: Sequence[SourceLine]) -> _Prepared:
-        return _Prepared(tuple(lines), tuple(self._prepare(line) for line in lines))
+    def _prepare(self, line: SourceLine) -> tuple[SourceLine, _Ready | SampleResult]:
+        return line, self._ready_or_failed(line)
 
-    def _prepare(self, line: SourceLine) -> _Ready | SampleResult:
+    def _ready_or_failed(self, line: SourceLine) -> _Ready | SampleResult:
         record = line.record
         if record is None:
             violation = line.violations[0]
@@ -204,7 +204,8 @@ class Inference:
         return failed_result(error, message, image=image, width=width, height=height, mode=self._settings.mode)
 
 
-def _windows(lines: Iterable[SourceLine], size: int) -> Iterator[list[SourceLine]]:
-    source = iter(lines)
+def _windows(items: Iterable[tuple[SourceLine, _Ready | SampleResult]], size: int) -> Iterator[_Prepared]:
+    source = iter(items)
     while window := list(islice(source, size)):
-        yield window
+        lines, prepared = zip(*window, strict=True)
+        yield _Prepared(lines, prepared)

@@ -114,7 +114,7 @@ def _open_hf(section: InferSection, *, device: str, progress: Progress) -> Itera
         progress=progress,
         needs_coord_tokens=section.mode != "native",
     )
-    backend = HfBackend(model, batch_size=section.generation.batch_size)
+    backend = HfBackend(model, batch_size=section.generation.batch_size, has_fixed_weights=True)
     try:
         yield Opened(backend, PromptEncoder(model.processor), backend.text_tokenizer)
     finally:

@@ -11,6 +11,7 @@ from coordexp.codec.prompts import PromptSpec
 from coordexp.config.infer import InferConfig, InferSection
 from coordexp.config.loading import Loaded
 from coordexp.evaluation.score_calibration import ScoreCalibration
+from coordexp.generation.protocol import NUM_BATCHES
 from coordexp.pipeline.artifacts import ArtifactPaths, ImageRoot, write_manifest
 from coordexp.pipeline.finished import fingerprint, is_finished
 from coordexp.pipeline.infer import Inference, InferenceSettings
@@ -101,6 +102,10 @@ def run_inference(run: InferRun, *, device: str, progress: Progress) -> None:
             places = run.shard.line_range(num_lines=total, window=settings.window)
             lines = run.shard.take(lines, num_lines=total, window=settings.window)
             shard_facts = {"index": run.shard.index, "count": run.shard.count, "lines": [places.start, places.stop], "num_lines": total}
+            if not places:
+                num_windows = -(-total // settings.window)
+                what = f"part {run.shard} has nothing to do: {total} lines are {num_windows} windows of {settings.window}"
+                progress.say(f"{what}; lower infer.generation.window to divide them further")
             total = len(places)
         facts = StageFacts(mode=choice, backend=opened.backend.info, settings=settings, fingerprint=mark, shard=shard_facts)
         is_resumed = run.resume and not run.overwrite
@@ -130,7 +135,7 @@ def inference_settings(section: InferSection, mode: Mode, survey: Survey, root: 
             repeat=repeat_limits(section.repeat_terminate),
             constraint=infer_constraint(section, mode="coord" if mode == "coord" else "text", categories=survey.categories),
         ),
-        window=generation.batch_size,
+        window=_window(section),
         prompts=PromptPlan(spec=spec, labels=section.prompt_labels, categories=survey.categories, is_native=mode == "native"),
         image_root=root.folder,
         calibration=None if section.calibration is None else ScoreCalibration.read(section.calibration),
@@ -140,8 +145,16 @@ def inference_settings(section: InferSection, mode: Mode, survey: Survey, root: 
     )
 
 
+def _window(section: InferSection) -> int:
+    """Lines of a window. With transformers places are refilled within a window, and only at its end do they run empty; servers refill by themselves."""
+    batch_size, chosen = section.generation.batch_size, section.generation.window
+    if chosen is not None:
+        return chosen
+    return NUM_BATCHES * batch_size if section.backend.type == "hf" else batch_size
+
+
 def _num_windows(section: InferSection) -> int:
     """Windows that are under way at a time: enough of them that vLLM always has as many requests as it may have."""
     if section.backend.type == "hf":
         return 1
-    return -(-section.backend.client_concurrency // section.generation.batch_size) + 1
+    return -(-section.backend.client_concurrency // _window(section)) + 1

@@ -12,6 +12,7 @@ import torch
 from coordexp.config.stage2_problems import too_few_packs
 from coordexp.config.train import TrainConfig
 from coordexp.generation.hf import HfBackend
+from coordexp.generation.protocol import NUM_BATCHES
 from coordexp.losses.coordinates import CoordLossWeights
 from coordexp.losses.lean import lean_rows
 from coordexp.losses.rows import RowFunction, plain_rows
@@ -150,7 +151,7 @@ def detection_eval(
         tokenizer=backend.text_tokenizer,
         limit=section.limit,
         max_new_tokens=section.max_new_tokens,
-        window=section.batch_size,
+        window=NUM_BATCHES * section.batch_size,
         is_required=config.selects_by_detection,
         rank=rank,
         world_size=world_size,

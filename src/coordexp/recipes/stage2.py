@@ -17,6 +17,7 @@ from coordexp.config.rollout import RolloutMatchingSection
 from coordexp.config.stage2_ab import Stage2ABSection
 from coordexp.config.train import TrainConfig
 from coordexp.generation.hf import HfBackend
+from coordexp.generation.protocol import NUM_BATCHES
 from coordexp.losses.coordinates import CoordLossWeights
 from coordexp.losses.slots import SlotLossWeights
 from coordexp.models.load import placeholder_ids
@@ -219,6 +220,6 @@ def build_rollout_eval(config: TrainConfig, parts: Stage1Parts, reader: RolloutR
         return None
     section = rollout_section(config)
     # servers batch by themselves, and want enough to do
-    window = section.rollout_infer_batch_size if section.rollout_backend == "hf" else max(section.rollout_infer_batch_size, _SERVER_WINDOW)
+    window = NUM_BATCHES * section.rollout_infer_batch_size if section.rollout_backend == "hf" else max(section.rollout_infer_batch_size, _SERVER_WINDOW)
     ranks = {"rank": rank, "world_size": world_size}
     return RolloutEval(parts.val, reader, num_records=len(parts.val), seed=config.training.seed, window=window, on_error=parts.skips, **ranks)

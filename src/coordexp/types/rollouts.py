@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -63,12 +64,12 @@ class TokenTrace:
     """What the probabilities said at one generated token.
 
     `coord_bins`/`coord_probs` are given at coordinate tokens only: the distribution over the 1,000 bins, or, as they are, the probabilities of those bins that
-    vLLM had among its most probable tokens. Bins ascend.
+    vLLM had among its most probable tokens. Bins ascend. 1,000 probabilities come as an `array` of float32: as a tuple they would take eight times the memory.
     """
 
     logprob: float
-    coord_bins: tuple[int, ...] = ()
-    coord_probs: tuple[float, ...] = ()
+    coord_bins: Sequence[int] = ()
+    coord_probs: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ VOCAB = 50
 def pick_many(logits: torch.Tensor, settings: GenerationSettings, *, num: int) -> torch.Tensor:
     """`num` draws from one distribution, one row each."""
     picker = TokenPicker(settings, seeds=range(num), prompt_ids=[[]] * num, vocab_size=VOCAB, device=torch.device("cpu"))
-    return picker.pick(logits.expand(num, -1), rows=torch.arange(num), step=0)
+    return picker.pick(logits.expand(num, -1), rows=torch.arange(num), steps=torch.zeros(num, dtype=torch.long))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_token_of_the_prompt_is_penalized_and_so_is_a_generated_one() -> None:
     picker = TokenPicker(settings, seeds=[0], prompt_ids=[[4]], vocab_size=VOCAB, device=torch.device("cpu"))
     logits = torch.full((1, VOCAB), -5.0)
     logits[0, 4], logits[0, 5], logits[0, 6] = 3.0, 2.0, 1.8
-    picked = [int(picker.pick(logits, rows=torch.arange(1), step=step)) for step in range(2)]
+    picked = [int(picker.pick(logits, rows=torch.arange(1), steps=torch.tensor([step]))) for step in range(2)]
     assert picked == [5, 6]
 
 
@@ -52,5 +52,5 @@ def test_a_rows_draws_do_not_depend_on_who_is_left_in_the_batch(logits: torch.Te
     seeds, prompts = range(8), [[]] * 8
     all_rows, some = (TokenPicker(settings, seeds=seeds, prompt_ids=prompts, vocab_size=VOCAB, device=torch.device("cpu")) for _ in range(2))
     kept = torch.tensor([1, 6])
-    expected = all_rows.pick(logits.expand(8, -1), rows=torch.arange(8), step=1)[kept]
-    assert torch.equal(some.pick(logits.expand(2, -1), rows=kept, step=1), expected)
+    expected = all_rows.pick(logits.expand(8, -1), rows=torch.arange(8), steps=torch.ones(8, dtype=torch.long))[kept]
+    assert torch.equal(some.pick(logits.expand(2, -1), rows=kept, steps=torch.ones(2, dtype=torch.long)), expected)
