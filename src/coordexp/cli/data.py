@@ -24,6 +24,8 @@ app.add_typer(make_app, name="make")
 app.command("filter")(data_edit.filter_records)
 app.command("sample")(data_edit.sample)
 app.command("merge")(data_edit.merge)
+app.command("stats")(data_edit.stats)
+app.command("fusion")(data_edit.fusion)
 
 
 class BoxRounding(StrEnum):

@@ -1,7 +1,8 @@
-"""`coordexp data filter`, `sample` and `merge`: record files to other record files."""
+"""`coordexp data filter`, `sample`, `merge`, `stats` and `fusion`: what is done with record files that are there."""
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -95,3 +96,40 @@ def merge(
         named[key] = file
     summary = merge_files(named, output, coord_space=space_value(coord_space), progress=console_progress())
     finish(output, summary.sentence(), sources=list(named.values()))
+
+
+def stats(
+    source: Source,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; NAME.stats.html beside the source by default.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Checkpoint for whose tokens lengths are counted.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=1, help="global_max_length of the training.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    coord_space: SpaceOption = None,
+) -> None:
+    """Counts, sizes, positions, the tail of labels and token lengths: one HTML page, and its numbers as JSON beside it."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.recipes.data_stats import run_stats
+    from coordexp.types.errors import DataError
+
+    if max_length is not None and model is None:
+        raise DataError("a length is counted in tokens of a checkpoint", where="--max-length", fix="give --model too")
+    found, page = run_stats(source, model=model, max_length=max_length, output=output, coord_space=space_value(coord_space), progress=console_progress())
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+    else:
+        typer.echo(f"wrote {page}: {found.sentence()}")
+
+
+def fusion(
+    config: Annotated[Path, typer.Argument(help="Fusion file (YAML).", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings that win over the file.")] = None,
+) -> None:
+    """Check a fusion file: read every record of every set, say what an epoch draws from each, and whether training images are in a validation file."""
+    from coordexp.cli.progress import console_progress
+    from coordexp.config.fusion import FusionConfig
+    from coordexp.config.loading import load_config
+    from coordexp.recipes.fusion_check import check_fusion
+
+    checked = check_fusion(load_config(config, FusionConfig, overrides or []), progress=console_progress())
+    total = sum(found.pool.quota for found in checked)
+    typer.echo("\n".join([f"{config}: {len(checked)} data sets, {total} samples of an epoch", *(found.sentence(total) for found in checked)]))
