@@ -3,12 +3,16 @@ against vLLM's own offline batch of the same requests.
 
 Everything from image files to the finished text counts on both sides; ours also makes token probabilities, scores and pixels. Answers are compared.
 
-python benchmarks/infer_throughput.py [--quick] [--json PATH]
+With `--device cuda` transformers alone: the checkpoint of the package, and a model of the shape of Qwen3-VL-4B with random weights and the checkpoint's
+vocabulary (its answers all have the full length, so that it shows the cost of a step and nothing of the refilling).
+
+python benchmarks/infer_throughput.py [--quick] [--json PATH] [--device cuda]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -17,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +114,7 @@ def plain(loaded: LoadedModel, data: Path, *, batch_size: int) -> Speed:
     for first in range(0, len(paths), batch_size):
         images = [load_image(path) for path in paths[first : first + batch_size]]
         chat = any_processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        inputs = any_processor(text=[chat] * len(images), images=images, padding=True, return_tensors="pt")
+        inputs = any_processor(text=[chat] * len(images), images=images, padding=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             output: Any = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_NEW_TOKENS)
         answers = output[:, inputs["input_ids"].shape[1] :]
@@ -126,7 +130,7 @@ def compare(first: Callable[[], Speed], second: Callable[[], Speed], *, repeats:
 
 
 def measure_hf(loaded: LoadedModel, data: Path, warm: Path, *, batch_size: int, repeats: int) -> dict[str, Any]:
-    backend = HfBackend(loaded, batch_size=batch_size)
+    backend = HfBackend(loaded, batch_size=batch_size, has_fixed_weights=True)
     ours(backend, loaded, warm, window=batch_size)
     plain(loaded, warm, batch_size=batch_size)
     ratios, mine, theirs = compare(
@@ -178,21 +182,63 @@ def measure_vllm(loaded: LoadedModel, data: Path, *, repeats: int) -> dict[str, 
     }
 
 
+def large_model(small: LoadedModel) -> LoadedModel:
+    """Qwen3-VL-4B's depth and width in bfloat16, with random weights and the picture patches and vocabulary of `small`."""
+    config: Any = copy.deepcopy(small.model.config)
+    model_class: Any = type(small.model)
+    text, vision = config.text_config, config.vision_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 2560, 9728, 36
+    text.num_attention_heads, text.num_key_value_heads, text.head_dim = 32, 8, 128
+    text.rope_parameters = {**text.rope_parameters, "mrope_section": [24, 20, 20], "rope_theta": 5_000_000}
+    vision.hidden_size, vision.intermediate_size, vision.depth, vision.num_heads, vision.out_hidden_size = 1024, 4096, 24, 16, 2560
+    vision.deepstack_visual_indexes = [5, 11, 17]
+    torch.manual_seed(0)
+    with torch.device(small.model.device):
+        model = model_class._from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+    model.generation_config = copy.deepcopy(small.model.generation_config)
+    return replace(small, model=model.eval())
+
+
+def measure_gpu(folder: Path, *, device: str, is_quick: bool) -> dict[str, Any]:
+    """The checkpoint of the package in float32, and the large model."""
+    small = load_model(tiny_checkpoint(), dtype="float32", device=device)
+    data, few, warm = (write_data(folder / name, count=count) for name, count in (("all", 256), ("few", 32), ("warm", 8)))
+    rows = [measure_hf(small, data, warm, batch_size=size, repeats=2) for size in ((16,) if is_quick else (8, 16, 32))]
+    large = {} if is_quick else measure_hf(large_model(small), few, warm, batch_size=16, repeats=1)
+    return {
+        "device": torch.cuda.get_device_name(),
+        "hf_speedup": next(row for row in rows if row["batch_size"] == 16)["hf_speedup"],
+        "hf": rows,
+        "large": large,
+    }
+
+
+def measure_cpu(*, is_quick: bool) -> dict[str, Any]:
+    loaded = load_model(tiny_checkpoint(), dtype="float32")
+    with tempfile.TemporaryDirectory() as folder:
+        data, warm = (write_data(Path(folder) / name, count=count) for name, count in (("all", 128 if is_quick else 256), ("warm", 8)))
+        rows = [measure_hf(loaded, data, warm, batch_size=size, repeats=2 if is_quick else 3) for size in ((16,) if is_quick else (8, 16, 32))]
+        for row in rows:
+            print(json.dumps(row))
+        figures: dict[str, Any] = {"hf_speedup": next(row for row in rows if row["batch_size"] == 16)["hf_speedup"], "hf": rows}
+        if not is_quick:
+            figures |= measure_vllm(loaded, data, repeats=3)
+            print(json.dumps({name: value for name, value in figures.items() if name.startswith("vllm")}))
+    return figures
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="transformers alone, fewer images: under 50 s")
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
-    loaded = load_model(tiny_checkpoint(), dtype="float32")
-    with tempfile.TemporaryDirectory() as folder:
-        data, warm = (write_data(Path(folder) / name, count=count) for name, count in (("all", 64 if arguments.quick else 256), ("warm", 8)))
-        rows = [measure_hf(loaded, data, warm, batch_size=size, repeats=2 if arguments.quick else 3) for size in ((16,) if arguments.quick else (8, 16, 32))]
-        for row in rows:
-            print(json.dumps(row))
-        figures: dict[str, Any] = {"hf_speedup": next(row for row in rows if row["batch_size"] == 16)["hf_speedup"], "hf": rows}
-        if not arguments.quick:
-            figures |= measure_vllm(loaded, data, repeats=3)
-            print(json.dumps({name: value for name, value in figures.items() if name.startswith("vllm")}))
+    if arguments.device == "cpu":
+        figures = measure_cpu(is_quick=arguments.quick)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure_gpu(Path(folder), device=arguments.device, is_quick=arguments.quick)
+            print(json.dumps(figures))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
