@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,20 +54,37 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
         raise DataError(f"the image cannot be decoded ({error})", fix="give another image") from error
 
 
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """Example: `ImageHeader(width=480, height=640, orientation=6)`: stored as 640x480, turned upright by its EXIF tag."""
+
+    width: int
+    """Of the upright image."""
+    height: int
+    orientation: int
+    """EXIF; 1: as it is stored."""
+
+
 def read_image_size(path: Path, *, where: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
     """(width, height) as `load_image` returns it, from the header alone.
 
     Raises:
         DataError: no such file, not an image, or larger than `max_pixels`.
     """
+    header = read_image_header(path, where=where, max_pixels=max_pixels)
+    return header.width, header.height
+
+
+def read_image_header(path: Path, *, where: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> ImageHeader:
+    """Size and orientation without decoding a pixel; raises as `read_image_size`."""
     image = _open(path, where=where, max_pixels=max_pixels)
     with image:
         try:
-            orientation = image.getexif().get(_EXIF_ORIENTATION)
+            orientation = int(image.getexif().get(_EXIF_ORIENTATION) or 1)
         except _BROKEN as error:
             raise _broken(path, where, error) from error
         width, height = image.size
-    return (height, width) if orientation in _SIDEWAYS else (width, height)
+    return ImageHeader(height, width, orientation) if orientation in _SIDEWAYS else ImageHeader(width, height, orientation)
 
 
 def resize_image(image: Image.Image, *, width: int, height: int) -> Image.Image:

@@ -86,14 +86,19 @@ def open_records(path: Path) -> BinaryIO:
 
 def is_blank(line: bytes, *, number: int) -> bool:
     """A line that is passed over."""
-    text = line.removeprefix(_BOM) if number == 1 else line
+    text = strip_mark(line, number=number)
     return text.isspace() or not text
+
+
+def strip_mark(line: bytes, *, number: int) -> bytes:
+    """The line without the byte order mark that a file may begin with."""
+    return line.removeprefix(_BOM) if number == 1 else line
 
 
 def read_line(line: bytes, reader: RecordReader, *, number: int) -> Record | None:
     """The record of line `number`; None for a line that breaks a rule, `reader.violations` then says which."""
     try:
-        raw = _decode(line.removeprefix(_BOM) if number == 1 else line)
+        raw = _decode(strip_mark(line, number=number))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         reader.refuse_json(number, f"the line is not JSON in UTF-8 ({error})")
         return None

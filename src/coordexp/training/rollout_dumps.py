@@ -19,7 +19,8 @@ from coordexp.types.dumps import RolloutDump
 from coordexp.types.errors import BackendError, DataError, OutputError
 from coordexp.types.files import ensure_output_folder, write_text
 from coordexp.viz.images import embed_picture
-from coordexp.viz.rollout_page import DumpPicture, render_rollouts
+from coordexp.viz.outlines import PagePicture
+from coordexp.viz.rollout_page import render_rollouts
 
 DUMP_FOLDER = "rollouts"
 """In the run folder."""
@@ -94,7 +95,7 @@ class RolloutDumper:
         write_text(file.with_suffix(".html"), page)
         return file.with_suffix(".html")
 
-    def _pictures(self, rollouts: Sequence[ProducedRollout]) -> Iterator[tuple[str, DumpPicture]]:
+    def _pictures(self, rollouts: Sequence[ProducedRollout]) -> Iterator[tuple[str, PagePicture]]:
         """Unreadable images are left out; the page says so."""
         for rollout in rollouts:
             task = rollout.read.task
@@ -102,4 +103,4 @@ class RolloutDumper:
                 picture = self._picture_of(task)
             except DataError:
                 continue
-            yield task.sample_id, DumpPicture(uri=embed_picture(picture, side=PICTURE_SIDE), width=picture.width, height=picture.height)
+            yield task.sample_id, PagePicture(uri=embed_picture(picture, side=PICTURE_SIDE), width=picture.width, height=picture.height)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordexp.geometry.polygons import box_to_ring
 from coordexp.types.dumps import DumpedObject, DumpedRollout, Fate, RolloutDump, Supervision
 from coordexp.types.sequences import Provenance
+from coordexp.viz.outlines import Outline, PagePicture, outline_of
 from coordexp.viz.page import asset, content_policy, page_environment
-
-LAST_BIN = 999
-_LOWEST_TAG_ABOVE = 8.0
-"""A name whose box begins above this per cent of the height stands inside it."""
 
 _SUPERVISION_WORDS = {
     Supervision.STRUCTURE: "cross-entropy, structure",
@@ -38,28 +34,6 @@ _FATE_WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class DumpPicture:
-    """The image of a rollout. Example: `DumpPicture(uri="data:image/png;base64,…", width=96, height=96)`"""
-
-    uri: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Outline:
-    path: str
-    """In bins; the picture is stretched over them."""
-    name: str
-    is_paired: bool
-    note: str
-    left: float
-    top: float
-    """Of the tag, in per cent."""
-    is_inside: bool
-
-
-@dataclass(frozen=True, slots=True)
 class _Row:
     """How many tokens of the target come from somewhere, by what teaches them."""
 
@@ -72,14 +46,14 @@ class _View:
     """A rollout with what the template cannot work out by itself."""
 
     rollout: DumpedRollout
-    picture: DumpPicture | None
-    annotations: tuple[_Outline, ...]
-    predictions: tuple[_Outline, ...]
+    picture: PagePicture | None
+    annotations: tuple[Outline, ...]
+    predictions: tuple[Outline, ...]
     rows: tuple[_Row, ...]
     notices: tuple[str, ...]
 
 
-def render_rollouts(dump: RolloutDump, pictures: Mapping[str, DumpPicture], *, run_name: str = "") -> str:
+def render_rollouts(dump: RolloutDump, pictures: Mapping[str, PagePicture], *, run_name: str = "") -> str:
     """The page as text.
 
     Args:
@@ -107,23 +81,25 @@ def render_rollouts(dump: RolloutDump, pictures: Mapping[str, DumpPicture], *, r
     )
 
 
-def _view(rollout: DumpedRollout, picture: DumpPicture | None) -> _View:
+def _view(rollout: DumpedRollout, picture: PagePicture | None) -> _View:
     return _View(
         rollout=rollout,
         picture=picture,
-        annotations=tuple(_outline(item, note="found" if item.partner is not None else "missed") for item in rollout.annotations),
-        predictions=tuple(_outline(item, note=f"IoU {item.iou:.2f}" if item.iou is not None else "matched to nothing") for item in rollout.predictions),
+        annotations=tuple(_annotation(item) for item in rollout.annotations),
+        predictions=tuple(_prediction(item) for item in rollout.predictions),
         rows=tuple(_rows(rollout)),
         notices=tuple(_notices(rollout, has_picture=picture is not None)),
     )
 
 
-def _outline(item: DumpedObject, *, note: str) -> _Outline:
-    ring: Sequence[float] = box_to_ring(item.points) if item.kind == "bbox_2d" else item.points
-    xs, ys = ring[0::2], ring[1::2]
-    path = "M" + "L".join(f"{x:g},{y:g}" for x, y in zip(xs, ys, strict=True)) + "Z"
-    top = 100 * min(ys) / LAST_BIN
-    return _Outline(path, item.desc, item.partner is not None, note, left=100 * min(xs) / LAST_BIN, top=top, is_inside=top < _LOWEST_TAG_ABOVE)
+def _annotation(item: DumpedObject) -> Outline:
+    is_found = item.partner is not None
+    return outline_of(item.kind, item.points, name=item.desc, note="found" if is_found else "missed", style="hit" if is_found else "miss")
+
+
+def _prediction(item: DumpedObject) -> Outline:
+    note = f"IoU {item.iou:.2f}" if item.iou is not None else "matched to nothing"
+    return outline_of(item.kind, item.points, name=item.desc, note=note, style="hit" if item.partner is not None else "false")
 
 
 def _rows(rollout: DumpedRollout) -> list[_Row]:
