@@ -53,7 +53,7 @@ def write_coco_pair(result: EvaluationResult, folder: Path) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    for name, side in zip((GROUND_TRUTH, PREDICTIONS), _sides(result), strict=True):
+    for name, side in zip((GROUND_TRUTH, PREDICTIONS), sides_of(result), strict=True):
         with atomic_writer(folder / name) as stream:
             stream.write(_head(result))
             for chunk in as_array(_rows(result, side)):
@@ -62,7 +62,7 @@ def write_coco_pair(result: EvaluationResult, folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
+class Side:
     """Ground truth or predictions with what became of them."""
 
     table: ObjectTable
@@ -75,11 +75,12 @@ class _Side:
     """What an object without a match is called."""
 
 
-def _sides(result: EvaluationResult) -> tuple[_Side, _Side]:
+def sides_of(result: EvaluationResult) -> tuple[Side, Side]:
+    """Ground truth and predictions."""
     data, labels, matches = result.data, result.labels, result.det.matches
     gt_iou, pred_iou = np.full(len(data.gt), np.nan), np.full(len(data.pred), np.nan)
     gt_iou[matches.gt] = pred_iou[matches.pred] = matches.iou
-    return _Side(data.gt, labels.gt_class, gt_iou, None, "fn"), _Side(data.pred, labels.pred_class, pred_iou, result.scores.scores, "fp")
+    return Side(data.gt, labels.gt_class, gt_iou, None, "fn"), Side(data.pred, labels.pred_class, pred_iou, result.scores.scores, "fp")
 
 
 def _head(result: EvaluationResult) -> str:
@@ -89,14 +90,14 @@ def _head(result: EvaluationResult) -> str:
     return f'{{"info":{{}},"licenses":[],"images":{texts[0]},"categories":{texts[1]},"annotations":'
 
 
-def _rows(result: EvaluationResult, side: _Side) -> Iterator[list[ExportedObject]]:
+def _rows(result: EvaluationResult, side: Side) -> Iterator[list[ExportedObject]]:
     """In portions."""
     image_ids = np.array([image.image_id for image in result.data.images], dtype=np.int64)
     for part in portions(len(side.table)):
         yield [_row(row, int(image_ids[side.table.image[row]]), side) for row in range(part.start, part.stop)]
 
 
-def _row(row: int, image_id: int, side: _Side) -> ExportedObject:
+def _row(row: int, image_id: int, side: Side) -> ExportedObject:
     x1, y1, x2, y2 = side.table.boxes[row].tolist()
     iou = float(side.iou[row])
     is_matched = iou == iou  # not NaN
@@ -136,7 +137,7 @@ def to_supervision(result: EvaluationResult) -> Iterator[ImageDetections]:
         fix = "pip install 'coordexp[supervision]'"
         raise BackendError("detections need the library supervision, which is not installed", where="to_supervision", fix=fix) from error
     data, names = result.data, np.array(result.labels.classes, dtype=np.str_)
-    truth, said = _sides(result)
+    truth, said = sides_of(result)
     gt_ranges, pred_ranges = data.gt.ranges(len(data.images)), data.pred.ranges(len(data.images))
     for place, image in enumerate(data.images):
         gt, pred = slice(gt_ranges[place], gt_ranges[place + 1]), slice(pred_ranges[place], pred_ranges[place + 1])
@@ -147,7 +148,7 @@ def to_supervision(result: EvaluationResult) -> Iterator[ImageDetections]:
         )
 
 
-def _columns(side: _Side, part: slice, names: npt.NDArray[np.str_], image: ImageRow) -> dict[str, Any]:
+def _columns(side: Side, part: slice, names: npt.NDArray[np.str_], image: ImageRow) -> dict[str, Any]:
     """The arguments of `sv.Detections` for the rows `part`."""
     table, classes = side.table, side.classes[part]
     rows = range(part.start, part.stop)

@@ -132,3 +132,17 @@ def test_what_is_wrong_is_one_sentence(
     assert main(["eval", "export", *flags]) == 2
     assert capsys.readouterr().err.startswith(sentence)
     assert [path.name for path in tmp_path.iterdir()] == ["gt_vs_pred.jsonl"]
+
+
+def test_without_fiftyone_one_sentence_says_so_and_the_coco_files_are_there(
+    tmp_path: Path, record: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    Path("gt_vs_pred.jsonl").write_text(json.dumps(record()) + "\n")
+    assert main(["eval", "export", ".", "--out_dir", "o", "--fiftyone", "mine"]) == 2
+    sentence = (
+        "error: fiftyone: FiftyOne is not installed; the two COCO files are written; pip install fiftyone, or import the COCO files with any other tool\n"
+    )
+    assert capsys.readouterr().err.endswith(sentence)
+    assert sorted(path.name for path in Path("o").iterdir()) == ["ground_truth.json", "predictions.json"]
