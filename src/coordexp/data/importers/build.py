@@ -109,7 +109,7 @@ def _to_points(
         raise UnusableError(Problem("no_label", "the annotation has no label"))
     width, height = size
     is_poly = options.geometry == "poly"
-    raw = _outline(item, scale, options, summary) if is_poly else _box(item, scale)
+    raw = _outline(item, scale, size, options, summary) if is_poly else _box(item, scale)
     if not all(map(math.isfinite, raw)):
         raise UnusableError(Problem("not_finite", "a coordinate is not a finite number"))
     x1, y1, x2, y2 = ring_to_box(raw) if is_poly else raw
@@ -117,8 +117,10 @@ def _to_points(
         raise UnusableError(Problem("negative_size", f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) has a negative width or height"))
     if x2 < 0 or y2 < 0 or x1 > width or y1 > height:
         raise UnusableError(Problem("outside", f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) lies outside the image of {width}x{height}"))
-    summary.num_clamped += count_beyond_border(raw, width=width, height=height) > 0
-    points = clamp_to_image(raw, width=width, height=height)
+    points = raw
+    if count_beyond_border(raw, width=width, height=height):
+        summary.num_clamped += 1
+        points = clamp_to_image(raw, width=width, height=height)
     if is_poly:
         points = canonical_ring(points)
     x1, y1, x2, y2 = ring_to_box(points) if is_poly else points
@@ -134,9 +136,11 @@ def _box(item: SourceObject, scale: tuple[float, float]) -> tuple[float, ...]:
     raise UnusableError(Problem("no_bbox", "no bbox"))
 
 
-def _outline(item: SourceObject, scale: tuple[float, float], options: ImportOptions, summary: ImportSummary) -> Ring:
+def _outline(item: SourceObject, scale: tuple[float, float], size: tuple[int, int], options: ImportOptions, summary: ImportSummary) -> Ring:
     rings, num_holes = [_scaled(ring, scale) for ring in item.rings], 0
     if item.mask is not None:
+        if item.mask.shape != size[::-1]:
+            raise UnusableError(Problem("bad_mask", f"the mask is {item.mask.shape[1]}x{item.mask.shape[0]}, but the image is {size[0]}x{size[1]}"))
         rings, holes = mask_to_rings(item.mask)
         num_holes = len(holes)
         if not rings:

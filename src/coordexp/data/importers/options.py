@@ -103,11 +103,6 @@ class ImportSummary:
     num_written: int = 0
     """Images hard-linked, copied, or written into the folder of the record file; none when they lie there already."""
 
-    @property
-    def num_lost(self) -> int:
-        """Annotations of the source that became no object."""
-        return self.num_crowd + sum(self.skipped.values()) + sum(count for what, count in self.left_out.items() if what.startswith("objects"))
-
     def sentence(self) -> str:
         """The counts that are not zero, as one phrase."""
         counts = [

@@ -165,8 +165,13 @@ class _Reader:
         if not path.is_file():
             self.notes["images without a segmentation"] += 1
             return None
-        with Image.open(path) as image:
-            return np.asarray(image, dtype=np.uint8)
+        try:
+            with Image.open(path) as image:
+                if image.mode not in ("P", "L"):
+                    raise DataError(f"pixels of mode {image.mode}", where=str(path), fix="a segmentation holds one number for each pixel (mode P or L)")
+                return np.asarray(image, dtype=np.uint8)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"the segmentation cannot be read ({error})", where=str(path), fix="replace or remove the file") from error
 
     def _image_name(self, tree: Element, path: Path) -> str:
         """The file that the annotation names, else the image that is called like the annotation: names of other machines are common."""

@@ -109,6 +109,20 @@ def test_polygons_come_from_the_masks_of_objects_or_from_polygon_elements(root: 
     assert [found.points for found in second.objects] == [(5, 20, 9, 20, 9, 25, 5, 25), (10, 2, 20, 2, 20, 12, 10, 12)]
 
 
+def test_a_segmentation_of_another_size_or_kind_is_said(root: Path) -> None:
+    path = root / "SegmentationObject/2007_000027.png"
+    for picture, sentence in (
+        (Image.new("L", (9, 9), 1), r"2007_000027.xml: object\[0\]: the mask is 9x9, but the image is 40x30; correct the annotation, or skip"),
+        (Image.new("RGB", (WIDTH, HEIGHT)), r"2007_000027.png: pixels of mode RGB; a segmentation holds one number for each pixel"),
+    ):
+        picture.save(path)
+        with pytest.raises(DataError, match=sentence):
+            imported(root, geometry="poly")
+    path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"2007_000027.png: the segmentation cannot be read"):
+        imported(root, geometry="poly")
+
+
 BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;&x;&x;&x;&x;&x;">]><annotation><object><name>&y;</name></object></annotation>'
 LEAK = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>'
 
