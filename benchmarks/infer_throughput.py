@@ -43,7 +43,7 @@ from coordexp.generation.vllm_requests import ModelFacts
 from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model
-from coordexp.pipeline.infer import Inference, InferenceSettings
+from coordexp.pipeline.infer import Inference, InferenceSettings, windows_under_way
 from coordexp.pipeline.prompting import PromptPlan
 from coordexp.pipeline.source import iter_source
 from coordexp.recipes.doctor import free_port
@@ -167,7 +167,7 @@ def measure_vllm(loaded: LoadedModel, data: Path, *, repeats: int) -> dict[str, 
         server.wait_ready(300)
         tokenizer = HfBackend(loaded).text_tokenizer
         backend = VllmServerBackend(ServerPool([options.address]), facts=ModelFacts.of(loaded), tokenizer=tokenizer, concurrency=2 * CONCURRENCY)
-        passes = [ours(backend, loaded, data, window=8, num_windows=CONCURRENCY // 4 + 1) for _ in range(repeats + 1)]
+        passes = [ours(backend, loaded, data, window=8, num_windows=windows_under_way(concurrency=2 * CONCURRENCY, window=8)) for _ in range(repeats + 1)]
         backend.close()
     server_speed = sorted(passes[1:], key=lambda speed: speed.seconds)[len(passes[1:]) // 2]
     offline_speed = Speed(statistics.median(default["seconds"]), default["num_tokens"], default["texts"])

@@ -23,7 +23,7 @@ from coordexp.generation.vllm_engine import VllmEngineBackend
 from coordexp.generation.vllm_requests import ModelFacts, sampling_parameters, unexpanded_ids
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.processor import load_processor
-from coordexp.pipeline.infer import Inference, InferenceSettings
+from coordexp.pipeline.infer import Inference, InferenceSettings, windows_under_way
 from coordexp.pipeline.prompting import PromptPlan
 from coordexp.pipeline.source import iter_source
 from coordexp.types.rollouts import GenerationSettings
@@ -49,7 +49,7 @@ def main(data: Path, max_new_tokens: int, max_num_seqs: int, repeats: int, with_
         clear(backend.engine)
         if with_ours:
             start = time.perf_counter()
-            assert infer(backend, PromptEncoder(processor), data, max_new_tokens, num_windows=max_num_seqs // 8 + 1) == texts
+            assert infer(backend, PromptEncoder(processor), data, max_new_tokens, num_windows=windows_under_way(concurrency=max_num_seqs, window=8)) == texts
             ours.append(time.perf_counter() - start)
             clear(backend.engine)
     print("\n" + json.dumps({"seconds": theirs[1:], "ours": ours[1:], "num_tokens": num_tokens, "texts": texts}))

@@ -1,4 +1,6 @@
-"""Runs under the Python that has vLLM: what an engine in this process answers about a few drawn scenes, as JSON in the file that is named."""
+"""Runs under the Python that has vLLM: what an engine in this process answers about a few drawn scenes, as JSON in the file that is named first; and then
+`coordexp infer` with the configuration that is named second, which starts an engine of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from coordexp.batching.prompt import PromptEncoder
+from coordexp.cli.main import main
 from coordexp.codec.prompts import PromptSpec, build_prompt
 from coordexp.data.synthetic import SceneSettings, render_scene
 from coordexp.generation.engine_options import EngineOptions
@@ -58,3 +61,4 @@ if __name__ == "__main__":
     found = dict(answers(engine, make_requests(model)))
     engine.close()
     Path(sys.argv[1]).write_text(json.dumps(found))
+    sys.exit(main(["infer", "--config", sys.argv[2]]))

@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from coordexp.cli.main import main
 from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
 from coordexp.generation.engine import find_python
@@ -31,9 +32,11 @@ from coordexp.types.progress import NoProgress
 
 from .engine_answers import CONSTRAINED, GUARDED, SETTINGS, as_rows, make_requests
 from .run_logs import log_of, without_clocks
+from .scenes import write_scenes
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
+NUM_SCENES = 12
 COLOCATED = ("rollout_matching.rollout_backend=vllm", "rollout_matching.vllm.mode=colocate")
 OFFLOAD = tuple(f"rollout_matching.offload.{name}=true" for name in ("enabled", "offload_model", "offload_optimizer"))
 
@@ -42,8 +45,11 @@ def test_an_engine_in_the_process_answers_as_transformers_does(tmp_path: Path) -
     loaded = load_model(tiny_checkpoint(), dtype="float32")
     hf, requests = HfBackend(loaded), make_requests(loaded)
 
+    run = {"run": {"name": "local", "output_dir": str(tmp_path)}, "infer": infer_section(tmp_path) | {"backend": {"type": "vllm", "mode": "local"}}}
+    (tmp_path / "local.yaml").write_text(yaml.safe_dump(run))
     script = Path(__file__).with_name("engine_answers.py")
-    done = subprocess.run([str(find_python()), str(script), str(tmp_path / "answers.json")], capture_output=True, text=True, check=False)
+    command = [str(find_python()), str(script), str(tmp_path / "answers.json"), str(tmp_path / "local.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((tmp_path / "answers.json").read_text())
 
@@ -55,6 +61,29 @@ def test_an_engine_in_the_process_answers_as_transformers_does(tmp_path: Path) -
     assert found["sampled"] == found["reordered"] != found["greedy"]
     assert found["info"] == ["vllm", "float32", "cpu"]
     assert done.stdout == ""
+    check_command(tmp_path)
+
+
+def infer_section(folder: Path) -> dict[str, Any]:
+    """Of a few scenes, which are drawn on the first call."""
+    if not (folder / "data").exists():
+        (folder / "data").mkdir()
+        write_scenes(folder / "data", count=NUM_SCENES)
+    section = {"gt_jsonl": str(folder / "data" / "val.jsonl"), "model_checkpoint": str(tiny_checkpoint()), "mode": "coord", "device": "cpu"}
+    return section | {"generation": {"max_new_tokens": 128, "batch_size": 4}}
+
+
+def check_command(folder: Path) -> None:
+    """`coordexp infer` with `infer.backend.mode: local` wrote what it writes by transformers."""
+    (folder / "hf.yaml").write_text(yaml.safe_dump({"run": {"name": "hf", "output_dir": str(folder)}, "infer": infer_section(folder)}))
+    assert main(["infer", "--config", str(folder / "hf.yaml")]) == 0
+    local, hf = ([json.loads(line) for line in (folder / name / "gt_vs_pred.jsonl").read_text().splitlines()] for name in ("local", "hf"))
+    assert [(line["image"], line["raw_output"]) for line in local] == [(line["image"], line["raw_output"]) for line in hf]
+    pairs = [(a, b) for line, twin in zip(local, hf, strict=True) for a, b in zip(line["pred"], twin["pred"], strict=True)]
+    assert len(pairs) >= NUM_SCENES
+    assert all(a["points"] == b["points"] and abs(a["score_parts"]["desc"] - b["score_parts"]["desc"]) < 0.01 for a, b in pairs)
+    summary = json.loads((folder / "local" / "summary.json").read_text())
+    assert (summary["backend"]["type"], summary["total_answered"]) == ("vllm", NUM_SCENES)
 
 
 def test_a_training_with_the_engine_in_its_process_is_that_with_transformers(make_ab: Callable[..., Loaded[TrainConfig]], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,4 +99,7 @@ def engine_environment(*, is_cpu: bool, constrained: bool = False) -> dict[str, 
         own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         # without threads to bind the worker needs no process of its own, which would import everything once more: a third of the start
         own["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if "OMP_WAIT_POLICY" not in os.environ:
+            # as for every command of ours: its threads share the cores with the server's other processes, with clients and with a learner
+            own["GOMP_SPINCOUNT"] = "2000"
     return own

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
+from coordexp.generation.engine_loop import EngineLoop
 from coordexp.generation.engine_options import EngineOptions, engine_arguments, engine_environment
 from coordexp.generation.pixel_check import LOOK, looking_at, read_pixels
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
@@ -44,7 +44,7 @@ _ENGINE_ERRORS = (RuntimeError, ValueError, OSError, AssertionError)
 class VllmEngineBackend:
     """See `GenerationBackend`. Holds an engine of its own with the weights of a checkpoint folder.
 
-    `generate` may be called from several threads at once: their requests share the engine's batch, and whoever waits drives it. The rest is for one caller.
+    `generate` may be called from several threads at once: their requests share the engine's batch. The rest is for one caller.
 
     Example: `VllmEngineBackend(EngineOptions(model=path, dtype="float32"), facts=ModelFacts.of(loaded), tokenizer=tokenizer).generate(requests, settings)`
     """
@@ -59,10 +59,7 @@ class VllmEngineBackend:
         self._facts, self._options, self._top_tokens = facts, options, top_tokens
         self._shelf = answer_shelf(self.text_tokenizer, facts)
         self._llm: Any = start_engine(options)
-        self._turn = threading.Lock()
-        """Held by the thread that speaks to the engine."""
-        self._answers: dict[str, Any] = {}
-        """By request id: finished, and not yet taken by the thread that asked."""
+        self._loop = EngineLoop(self._llm)
         self.version = 0
         """Of the weights that it holds; samples carry it."""
 
@@ -87,7 +84,7 @@ class VllmEngineBackend:
         check_settings(settings)
         if settings.constraint is not None and not self._options.constrained:
             raise BackendError("this engine was made without constrained decoding", fix="give it EngineOptions(constrained=True)")
-        engine = self.engine
+        self._check_open()
         from vllm import SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams
 
@@ -101,27 +98,12 @@ class VllmEngineBackend:
             media = {"multi_modal_data": {"image": pictures}} if pictures else {}
             prompts.append({"prompt_token_ids": unexpanded_ids(request.prompt, facts=self._facts), **media})
         try:
-            answers = self._run(engine, prompts, parameters) if prompts else []
+            answers = self._loop.run(prompts, parameters) if prompts else []
         except torch.OutOfMemoryError as error:
             raise BackendError("the device ran out of memory while generating", fix="lower gpu_memory_utilization or max_new_tokens") from error
         except _ENGINE_ERRORS as error:
             raise BackendError(f"vLLM cannot serve the requests ({_first_line(error)})", where=self._facts.checkpoint) from error
         return [self._sample(request, answer, settings) for request, answer in zip(requests, answers, strict=True)]
-
-    def _run(self, engine: Any, prompts: list[Any], parameters: list[Any]) -> list[Any]:
-        """The engine's own results in order. The requests of other threads go on with every step that this one drives."""
-        with self._turn:
-            # results go by the number alone, to which the engine adds a random part for itself
-            names = [name.partition("-")[0] for name in engine.enqueue(prompts, parameters, use_tqdm=False)]
-        while True:
-            with self._turn:
-                if all(name in self._answers for name in names):
-                    return [self._answers.pop(name) for name in names]
-                if not engine.llm_engine.has_unfinished_requests():
-                    raise RuntimeError("vLLM has no answer for a request that it took")
-                for answer in engine.llm_engine.step():
-                    if answer.finished:
-                        self._answers[answer.request_id] = answer
 
     @property
     def dtype(self) -> torch.dtype:
@@ -179,15 +161,19 @@ class VllmEngineBackend:
 
     def close(self) -> None:
         if self._llm is not None:
+            self._loop.close()
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
 
     @property
     def engine(self) -> Any:
         """The `vllm.LLM`."""
+        self._check_open()
+        return self._llm
+
+    def _check_open(self) -> None:
         if self._llm is None:
             raise BackendError("the engine is closed")
-        return self._llm
 
     def _forget(self) -> None:
         engine = self.engine

@@ -67,7 +67,15 @@ class InferenceSettings:
     num_loaders: int = 1
     """Threads that read and prepare images ahead."""
     num_windows: int = 1
-    """Windows that are generated at a time; more than one only for a backend that serves several callers."""
+    """Windows that are generated at a time; more than one only for a backend that serves several callers (`windows_under_way`)."""
+
+
+def windows_under_way(*, concurrency: int, window: int) -> int:
+    """For a backend with room for `concurrency` requests, windows of `window` samples that keep it full.
+
+    A window is under way until its last sample is answered: with no more windows than there is room for, every short answer would leave a place empty.
+    """
+    return -(-2 * concurrency // window) + 1
 
 
 @dataclass(frozen=True, slots=True)

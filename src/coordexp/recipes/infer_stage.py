@@ -14,7 +14,7 @@ from coordexp.evaluation.score_calibration import ScoreCalibration
 from coordexp.generation.protocol import NUM_BATCHES
 from coordexp.pipeline.artifacts import ArtifactPaths, ImageRoot, write_manifest
 from coordexp.pipeline.finished import fingerprint, is_finished
-from coordexp.pipeline.infer import Inference, InferenceSettings
+from coordexp.pipeline.infer import Inference, InferenceSettings, windows_under_way
 from coordexp.pipeline.mode import choose_mode
 from coordexp.pipeline.prompting import PromptPlan
 from coordexp.pipeline.shards import Shard
@@ -157,4 +157,5 @@ def _num_windows(section: InferSection) -> int:
     """Windows that are under way at a time: enough of them that vLLM always has as many requests as it may have."""
     if section.backend.type == "hf":
         return 1
-    return -(-section.backend.client_concurrency // _window(section)) + 1
+    num_servers = 1 if section.backend.base_url is None else section.backend.base_url.count(",") + 1
+    return windows_under_way(concurrency=num_servers * section.backend.client_concurrency, window=_window(section))
