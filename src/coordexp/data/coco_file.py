@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import msgspec
 from coordexp.types.errors import DataError
 
 
-class CocoImage(msgspec.Struct, frozen=True):
+class CocoImage(msgspec.Struct, frozen=True, gc=False):
     id: int | str
     width: int
     height: int
@@ -27,7 +28,7 @@ class CocoImage(msgspec.Struct, frozen=True):
     """LVIS: categories of which not every object is annotated."""
 
 
-class CocoAnnotation(msgspec.Struct, frozen=True):
+class CocoAnnotation(msgspec.Struct, frozen=True, gc=False):
     id: int | str
     image_id: int | str
     category_id: int
@@ -37,7 +38,7 @@ class CocoAnnotation(msgspec.Struct, frozen=True):
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class CocoCategory(msgspec.Struct, frozen=True):
+class CocoCategory(msgspec.Struct, frozen=True, gc=False):
     id: int
     name: str
 
@@ -93,9 +94,22 @@ def read_coco(path: Path) -> CocoFile:
     return coco
 
 
+def map_json(path: Path) -> memoryview:
+    """The bytes of a file behind its byte order mark, mapped into memory: what is decoded as `msgspec.Raw` stays on disk until it is looked at.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with path.open("rb") as stream:
+        if not path.stat().st_size:  # which cannot be mapped
+            return memoryview(b"")
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    return memoryview(content)[3 if content[:3] == b"\xef\xbb\xbf" else 0 :]
+
+
 def _decode(path: Path) -> _Document:
     try:
-        return msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=_Document)
+        return msgspec.json.decode(map_json(path), type=_Document)
     except OSError as error:
         what = "the COCO file does not exist" if isinstance(error, FileNotFoundError) else f"the COCO file cannot be read ({error.strerror})"
         raise DataError(what, where=str(path), fix="check the path") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from coordexp.data.coco_file import map_json
 from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.importers.run import import_source
 from coordexp.data.importers.source import Problem, Source, SourceImage, SourceObject
@@ -61,14 +61,10 @@ def open_visual_genome(objects: Path, *, images: Path) -> Source:
 
 def _split(path: Path) -> list[msgspec.Raw]:
     try:
-        with path.open("rb") as stream:
-            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:  # ValueError: an empty file
-        what = "the file does not exist" if isinstance(error, FileNotFoundError) else f"the file cannot be read ({error})"
+        return msgspec.json.decode(map_json(path), type=list[msgspec.Raw])
+    except OSError as error:
+        what = "the file does not exist" if isinstance(error, FileNotFoundError) else f"the file cannot be read ({error.strerror})"
         raise DataError(what, where=str(path), fix="check the path") from error
-    start = 3 if content[:3] == b"\xef\xbb\xbf" else 0
-    try:
-        return msgspec.json.decode(memoryview(content)[start:], type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not a JSON list of images ({error})", where=str(path), fix="give objects.json of Visual Genome") from error
 

@@ -76,7 +76,7 @@ def test_an_object_without_any_name_or_of_negative_size_is_an_error_or_counted(s
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "the file cannot be read"),
+        ("", "not a JSON list of images"),
         ('{"images": []}', "not a JSON list of images"),
         ('[{"image_id": 1}]', r"\[0\]: Object missing required field `objects`; an image has image_id and objects"),
         ('[{"image_id": 1, "objects": [{"x": "a"}]}]', r"\[0\].objects\[0\].x: Expected `float`, got `str`"),
