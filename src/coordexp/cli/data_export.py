@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coordexp.cli.data_options import Source, SpaceOption, space_value
+from coordexp.cli.data_options import Source, SpaceOption, finish, space_value
 
 app = typer.Typer(help="Export records to other formats.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,7 +28,7 @@ def export_coco(
     from coordexp.data.exporters import coco
 
     summary = coco.export_coco(source, output, coord_space=space_value(coord_space), progress=console_progress())
-    typer.echo(f"wrote {output}: {summary.sentence()}")
+    finish(output, summary.sentence(), sources=[source])
 
 
 @app.command("yolo")
@@ -49,4 +49,4 @@ def export_yolo(
             raise DataError(f"{split!r} is not SPLIT=FILE with a split of its own", fix="write train=train.jsonl val=val.jsonl")
         sources[name] = Path(path)
     summary = yolo.export_yolo(sources, output, coord_space=space_value(coord_space), progress=console_progress())
-    typer.echo(f"wrote {output / 'data.yaml'}: {summary.sentence()}")
+    finish(output / "data.yaml", summary.sentence(), sources=list(sources.values()))

@@ -26,7 +26,7 @@ SpaceOption = Annotated[Space | None, typer.Option("--coord-space", help="Space 
 
 
 def finish(output: Path, sentence: str, *, sources: Sequence[Path]) -> None:
-    """Write the card beside a record file, and say what was done."""
+    """Write the card beside what a command wrote, and say what was done."""
     from coordexp.data.cards import write_card
 
     write_card(output, command=said_command(), sentence=sentence, sources=sources)

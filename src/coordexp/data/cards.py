@@ -61,10 +61,10 @@ def card_path(output: Path) -> Path:
 
 
 def write_card(output: Path, *, command: str, sentence: str, sources: Sequence[Path]) -> Path:
-    """Write the card of the record file `output`; steps and sources of the cards beside `sources` come before its own.
+    """Write the card of `output`; steps and sources of the cards beside `sources` come before its own.
 
     Args:
-        output: a record file.
+        output: a record file, whose content is counted, or a file of another format.
         command: what made it.
         sentence: what that counted.
         sources: the files that it was made from; folders are named without a digest.
@@ -83,7 +83,8 @@ def write_card(output: Path, *, command: str, sentence: str, sources: Sequence[P
         first |= {item.path: item for item in history[1]}
     steps.append(CardStep(command, sentence, output.name, file_sha256(output)))
     path = card_path(output)
-    write_text(path, _render(output, _count(output), steps, list(first.values())))
+    facts = _count(output) if output.suffix == ".jsonl" else None
+    write_text(path, _render(output, facts, steps, list(first.values())))
     return path
 
 
@@ -114,17 +115,13 @@ def _read_history(source: Path) -> tuple[list[CardStep], list[CardSource]] | Non
     return steps, [CardSource(**item) for item in tree["sources"]]
 
 
-def _render(output: Path, facts: _Facts, steps: Sequence[CardStep], sources: Sequence[CardSource]) -> str:
-    kinds = ", ".join(f"{count} {kind}" for kind, count in facts.kinds.most_common()) or "none"
+def _render(output: Path, facts: _Facts | None, steps: Sequence[CardStep], sources: Sequence[CardSource]) -> str:
     lines = [
         f"# {output.name}",
         "",
         "| | |",
         "|---|---|",
-        f"| records | {facts.num_records} ({facts.num_empty} without objects) |",
-        f"| objects | {facts.num_objects} ({kinds}) |",
-        f"| labels | {len(facts.labels)} |",
-        f"| coordinates | {', '.join(facts.spaces)} |",
+        *(_fact_rows(facts) if facts is not None else []),
         f"| sha256 | `{steps[-1].sha256}` |",
         f"| written by | coordexp {__version__} |",
         "",
@@ -136,15 +133,31 @@ def _render(output: Path, facts: _Facts, steps: Sequence[CardStep], sources: Seq
         "",
         *(f"- `{item.path}`" + (f": {item.num_bytes:,} bytes, sha256 `{item.sha256}`" if item.sha256 else "") for item in sources),
         "",
-        "## Labels" + (f", the {_TOP_LABELS} most frequent" if len(facts.labels) > _TOP_LABELS else ""),
-        "",
-        "| label | objects |",
-        "|---|---|",
-        *(f"| {_cell(label)} | {count} |" for label, count in facts.labels.most_common(_TOP_LABELS)),
-        "",
+        *(_label_table(facts.labels) if facts is not None else []),
     ]
     history = json.dumps({"steps": [asdict(step) for step in steps], "sources": [asdict(item) for item in sources]}, indent=1, ensure_ascii=False)
     return "\n".join(lines) + f"\n{_MARK}{history}\n```\n"
+
+
+def _fact_rows(facts: _Facts) -> list[str]:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in facts.kinds.most_common()) or "none"
+    return [
+        f"| records | {facts.num_records} ({facts.num_empty} without objects) |",
+        f"| objects | {facts.num_objects} ({kinds}) |",
+        f"| labels | {len(facts.labels)} |",
+        f"| coordinates | {', '.join(facts.spaces)} |",
+    ]
+
+
+def _label_table(labels: Counter[str]) -> list[str]:
+    return [
+        "## Labels" + (f", the {_TOP_LABELS} most frequent" if len(labels) > _TOP_LABELS else ""),
+        "",
+        "| label | objects |",
+        "|---|---|",
+        *(f"| {_cell(label)} | {count} |" for label, count in labels.most_common(_TOP_LABELS)),
+        "",
+    ]
 
 
 def _cell(text: str) -> str:

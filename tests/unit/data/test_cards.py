@@ -42,3 +42,18 @@ def test_a_file_that_was_changed_by_hand_begins_a_new_history(tmp_path: Path) ->
     text = card_path(source).read_text(encoding="utf-8")
     assert "first" not in text
     assert "1. `second`" in text
+
+
+def test_an_export_has_a_card_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "cat")
+    assert main("data filter train.jsonl --min-objects 1".split()) == 0
+    for line in ("data export coco train.min1.jsonl -o instances.json", "data export yolo train=train.min1.jsonl -o yolo"):
+        assert main(line.split()) == 0
+    assert main("data export yolo train=train.min1.jsonl -o yolo".split()) == 0
+    assert sorted(path.name for path in Path("yolo").iterdir()) == ["data.card.md", "data.yaml", "images", "labels"]
+    for card, output in (("instances.card.md", "instances.json"), ("yolo/data.card.md", "yolo/data.yaml")):
+        text = Path(card).read_text(encoding="utf-8")
+        assert f"| sha256 | `{file_sha256(Path(output))}` |" in text
+        assert "1. `coordexp data filter train.jsonl --min-objects 1`" in text
+        assert "2. `coordexp data export" in text

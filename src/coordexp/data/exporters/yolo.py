@@ -19,7 +19,7 @@ from coordexp.types.files import replace_owned
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, DetObject, Record
 
-_OWNED = frozenset({"images", "labels", "data.yaml"})
+_OWNED = frozenset({"images", "labels", "data.yaml", "data.card.md"})
 
 
 @dataclass(slots=True)
