@@ -47,10 +47,10 @@ def test_a_file_that_was_changed_by_hand_begins_a_new_history(tmp_path: Path) ->
 def test_an_export_has_a_card_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "cat")
-    assert main("data filter train.jsonl --min-objects 1".split()) == 0
+    assert main(["data", "filter", "train.jsonl", "--min-objects", "1"]) == 0
     for line in ("data export coco train.min1.jsonl -o instances.json", "data export yolo train=train.min1.jsonl -o yolo"):
         assert main(line.split()) == 0
-    assert main("data export yolo train=train.min1.jsonl -o yolo".split()) == 0
+    assert main(["data", "export", "yolo", "train=train.min1.jsonl", "-o", "yolo"]) == 0
     assert sorted(path.name for path in Path("yolo").iterdir()) == ["data.card.md", "data.yaml", "images", "labels"]
     for card, output in (("instances.card.md", "instances.json"), ("yolo/data.card.md", "yolo/data.yaml")):
         text = Path(card).read_text(encoding="utf-8")
