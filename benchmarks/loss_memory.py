@@ -155,8 +155,9 @@ def free_mib() -> float:
 
 def compare(setting: Setting, *, others: tuple[str, ...]) -> dict[str, float | None]:
     """Rows of one table: every way at one size, printed; ratios of lean to plain, None where one did not run."""
-    found = {impl: run(replace(setting, impl=impl)) for impl in ("plain", "lean", *others)}
-    for impl, figures in found.items():
+    found: dict[str, dict[str, float] | None] = {}
+    for impl in ("plain", "lean", *others):
+        figures = found[impl] = run(replace(setting, impl=impl))
         text = (
             "did not run: not enough memory"
             if figures is None
@@ -174,7 +175,7 @@ def figures_of(args: argparse.Namespace) -> dict[str, float | None]:
     if args.quick:
         ratios = compare(Setting("", tokens=1024, vocab=32_000, width=512, repeats=3), others=())
         return {f"{name}_quick": value for name, value in ratios.items()}
-    others = () if args.device == "cpu" else ("compiled", *(("liger",) if importlib.util.find_spec("liger_kernel") else ()))
+    others = () if args.device == "cpu" else (*(("liger",) if importlib.util.find_spec("liger_kernel") else ()), "compiled")
     figures: dict[str, float | None] = {}
     for tokens in args.tokens:
         for mix in args.mix:
