@@ -114,7 +114,10 @@ def _read_box(annotation: CocoAnnotation, _: CocoImage) -> dict[str, Any] | Prob
 
 
 def _read_outline(annotation: CocoAnnotation, image: CocoImage) -> dict[str, Any] | Problem:
-    segmentation: Any = msgspec.json.decode(annotation.segmentation)
+    try:
+        segmentation: Any = msgspec.json.decode(annotation.segmentation)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:  # numbers beyond every range: JSON that was skipped when the file was read
+        return Problem("bad_polygon", f"the segmentation cannot be read ({error})")
     if not segmentation:
         return {}
     if isinstance(segmentation, list):

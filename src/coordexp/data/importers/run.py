@@ -87,6 +87,9 @@ def _to_record(image: SourceImage, source: Source, store: ImageStore, options: I
 
 def _find_image(image: SourceImage, store: ImageStore) -> tuple[Path, tuple[int, int]]:
     """The file and its size (width, height)."""
+    if any(character < " " for character in image.name):
+        what = f"{image.name!r} holds a control character"
+        raise _BadImageError("bad name", DataError(what, where=image.where, fix="correct the name of the image"))
     if image.content is not None:
         path = store.write(image.name, image.content, where=image.where)
     else:

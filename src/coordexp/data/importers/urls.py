@@ -16,7 +16,10 @@ def name_from_url(url: str, root: Path, *, where: str) -> str:
     Raises:
         DataError: the address names no file.
     """
-    parts = [part for part in unquote(urlsplit(url).path).split("/") if part]
+    try:
+        parts = [part for part in unquote(urlsplit(url).path).split("/") if part]
+    except ValueError:  # a host in brackets that is none
+        parts = []
     if not parts:
         raise DataError(f"the address {url!r} names no file", where=where, fix="correct the address or take the image out")
     both = "/".join(parts[-2:])

@@ -113,7 +113,10 @@ def _annotation_files(folders: VocFolders, root: Path, split: str | None) -> lis
         found = sorted(file.stem for file in folders.lists.glob("*.txt"))
         raise DataError("the split does not exist", where=str(path), fix=f"choose one of: {', '.join(found)}" if found else "leave --split out")
     # lists of one class hold a second column, 1 where the class is present
-    rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError("not a text in UTF-8", where=str(path), fix="a line is the name of an annotation without its suffix") from error
     return [folders.annotations / f"{row[0]}.xml" for row in rows if row]
 
 
