@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ MAX_IMAGE_PIXELS = 128_000_000
 """A larger header is refused before anything is decoded: a few kilobytes of PNG can unpack to gigabytes."""
 
 _EXIF_ORIENTATION = 0x0112
+_PNG_SIGNATURE_BYTES = 8
+_PNG_NOTES = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _SIDEWAYS = (5, 6, 7, 8)
 # what Pillow's readers raise on a damaged file; PNG chunks raise SyntaxError, TIFF and EXIF directories struct.error
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -80,11 +83,29 @@ def read_image_header(path: Path, *, where: str | None = None, max_pixels: int =
     image = _open(path, where=where, max_pixels=max_pixels)
     with image:
         try:
-            orientation = int(image.getexif().get(_EXIF_ORIENTATION) or 1)
+            # Pillow decodes a whole PNG to see whether EXIF stands behind its pixels
+            exif = Image.Image.getexif(image) if image.format == "PNG" and _ends_with_pixels(path) else image.getexif()
+            orientation = int(exif.get(_EXIF_ORIENTATION) or 1)
         except _BROKEN as error:
             raise _broken(path, where, error) from error
         width, height = image.size
     return ImageHeader(height, width, orientation) if orientation in _SIDEWAYS else ImageHeader(width, height, orientation)
+
+
+def _ends_with_pixels(path: Path) -> bool:
+    """Whether a PNG file is complete and has no EXIF or text (which may hold EXIF) behind its pixels."""
+    has_pixels = False
+    with path.open("rb") as stream:
+        stream.seek(_PNG_SIGNATURE_BYTES)
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"IEND":
+                return has_pixels
+            if has_pixels and kind in _PNG_NOTES:
+                return False
+            has_pixels |= kind == b"IDAT"
+            stream.seek(length + 4, os.SEEK_CUR)  # its content and checksum
+    return False
 
 
 def resize_image(image: Image.Image, *, width: int, height: int) -> Image.Image:

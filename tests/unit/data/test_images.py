@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +68,50 @@ def test_a_picture_larger_than_the_limit_is_refused_before_decoding(tmp_path: Pa
     for read in (load_image, read_image_size):
         with pytest.raises(DataError, match="has 100x50 pixels, more than the limit of 4999"):
             read(tmp_path / "a.png", max_pixels=4999)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(folder: Path, *, before: bytes = b"", after: bytes = b"", size: tuple[int, int] = (30, 20)) -> Path:
+    """A PNG with chunks before and behind its pixels."""
+    path = folder / "a.png"
+    Image.effect_noise(size, 50).convert("RGB").save(path)
+    content = path.read_bytes()
+    first, end = content.index(b"IDAT") - 4, content.index(b"IEND") - 4
+    path.write_bytes(content[:first] + before + content[first:end] + after + content[end:])
+    return path
+
+
+def turned_by_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+
+
+TURNED_BY_XMP = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x:xmpmeta tiff:Orientation="6"/>')
+
+
+@pytest.mark.parametrize("notes", [turned_by_exif(), TURNED_BY_XMP, chunk(b"tEXt", b"Comment\0turned?"), b""], ids=["exif", "xmp", "text", "none"])
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_what_stands_before_or_behind_the_pixels_of_a_png_turns_its_size_as_it_turns_the_picture(tmp_path: Path, notes: bytes, place: str) -> None:
+    path = png(tmp_path, **{place: notes})
+    assert read_image_size(path) == load_image(path).size == ((20, 30) if notes in (turned_by_exif(), TURNED_BY_XMP) else (30, 20))
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(tmp_path: Path) -> None:
+    path = png(tmp_path)
+    content = path.read_bytes()
+    at = content.index(b"IDAT") + 4
+    path.write_bytes(content[:at] + bytes(40) + content[at + 40 :])
+    assert read_image_size(path) == (30, 20)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        load_image(path)
+
+
+def test_a_png_that_was_cut_off_is_noticed_by_its_header(tmp_path: Path) -> None:
+    path = png(tmp_path, size=(300, 200))
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read_image_size(path)
