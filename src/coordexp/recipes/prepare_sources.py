@@ -108,9 +108,12 @@ def tree_stamp(folder: Path, *, without: Path | None = None) -> str:
 
 
 def _lines(folder: Path, without: Path | None) -> Iterator[str]:
-    for root, folders, files in os.walk(folder):
-        if without is not None:
-            folders[:] = [name for name in folders if Path(root, name).resolve() != without]
+    seen = {without, folder.resolve()}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = {name: Path(root, name).resolve() for name in folders}
+        folders[:] = [name for name in folders if real[name] not in seen]  # a link to a folder above would lead around in circles
+        seen.update(real.values())
         for name in files:
-            status = os.stat(os.path.join(root, name))
+            path = os.path.join(root, name)
+            status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link that leads nowhere
             yield f"{os.path.relpath(root, folder)}/{name} {status.st_size} {status.st_mtime_ns}\n"

@@ -15,6 +15,7 @@ from coordexp.data.jsonl import read_records
 from coordexp.data.synthetic import SceneSettings, write_coco_dataset
 from coordexp.geometry.bins import pixels_to_bins
 from coordexp.recipes.prepare import PreparedSplit, run_prepare
+from coordexp.recipes.prepare_sources import tree_stamp
 from coordexp.types.errors import ConfigError
 from coordexp.types.files import file_sha256
 
@@ -136,6 +137,19 @@ def test_other_formats_come_the_same_way(tmp_path: Path) -> None:
     (tmp_path / "yolo/labels/train/a.txt").write_text("0 0.5 0.5 0.5 0.25\n")
     (changed,) = run_prepare(load_config(None, PrepareConfig, flags))
     assert redone(changed) == ["import", "rescale", "coord", "validate"]
+
+
+def test_folders_behind_links_are_looked_at_once(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/a.txt").write_text("one")
+    (tmp_path / "set/images").symlink_to(tmp_path / "disk")
+    (tmp_path / "set/up").symlink_to(tmp_path / "set")
+    (tmp_path / "set/nowhere").symlink_to(tmp_path / "gone")
+    before = tree_stamp(tmp_path / "set")
+    assert tree_stamp(tmp_path / "set") == before
+    (tmp_path / "disk/a.txt").write_text("two!")
+    assert tree_stamp(tmp_path / "set") != before
 
 
 def test_the_card_tells_the_way_from_the_annotations_to_the_tokens(tmp_path: Path) -> None:
