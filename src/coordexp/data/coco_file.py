@@ -1,18 +1,27 @@
-"""A COCO instances file, read with types: images, annotations, categories, their ids checked. Segmentations stay undecoded until somebody asks."""
+"""A COCO instances file, read with types: images, annotations, categories, their ids checked.
+
+Images and annotations stay in the file, and only their places in memory. Segmentations stay undecoded until somebody asks.
+"""
 
 from __future__ import annotations
 
 import mmap
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import msgspec
+import numpy as np
 
+from coordexp.data.json_arrays import ArrayScanner, JsonArray
 from coordexp.types.errors import DataError
+
+T = TypeVar("T")
+
+_BOM = b"\xef\xbb\xbf"
 
 
 class CocoImage(msgspec.Struct, frozen=True, gc=False):
@@ -49,13 +58,26 @@ class _Document(msgspec.Struct):
     categories: list[CocoCategory]
 
 
+class _Rest(msgspec.Struct):
+    """A document whose images and annotations are read one by one: each has left a zero."""
+
+    images: list[Literal[0]]
+    annotations: list[Literal[0]]
+    categories: list[CocoCategory]
+
+
+_decode_image = msgspec.json.Decoder(CocoImage).decode
+_decode_annotation = msgspec.json.Decoder(CocoAnnotation).decode
+
+
 @dataclass(frozen=True, slots=True)
 class CocoFile:
     """Ids are unique, and every annotation's image and category exist."""
 
     path: Path
-    images: tuple[CocoImage, ...]
-    annotations: tuple[CocoAnnotation, ...]
+    images: Sequence[CocoImage]
+    annotations: Sequence[CocoAnnotation]
+    """Decoded each time that they are asked for."""
     names: dict[int, str]
     """Category id → name."""
     by_image: Mapping[int | str, Sequence[int]]
@@ -72,6 +94,12 @@ def read_coco(path: Path) -> CocoFile:
     Raises:
         DataError: no such file, not JSON, a missing or mistyped field, an id used twice, an unknown image or category id, a category without a name.
     """
+    coco = _scan(path) or _read_whole(path)  # when something is wrong, decoding the whole says what
+    _refuse_unknown_ids(coco)
+    return coco
+
+
+def _read_whole(path: Path) -> CocoFile:
     document = _decode(path)
     for kind, ids in (
         ("images", (image.id for image in document.images)),
@@ -88,10 +116,57 @@ def read_coco(path: Path) -> CocoFile:
     by_image: dict[int | str, array[int]] = {}
     for position, annotation in enumerate(document.annotations):
         by_image.setdefault(annotation.image_id, array("q")).append(position)
-    names = {category.id: category.name for category in document.categories}
-    coco = CocoFile(path, tuple(document.images), tuple(document.annotations), names, by_image)
-    _refuse_unknown_ids(coco)
-    return coco
+    return CocoFile(path, document.images, document.annotations, {category.id: category.name for category in document.categories}, by_image)
+
+
+def _scan(path: Path) -> CocoFile | None:
+    """The file without ever holding it whole; None when it is not as it should be."""
+    scanner = ArrayScanner(path, ("images", "annotations"))
+    images, annotations = _Rows(), _Rows()
+    by_image: dict[int | str, array[int]] = {}
+    try:
+        for key, start, element in scanner:
+            if key == "images":
+                image = _decode_image(element)
+                if image.width < 1 or image.height < 1:
+                    return None
+                images.add(image.id, start, len(element))
+            else:
+                annotation = _decode_annotation(element)
+                by_image.setdefault(annotation.image_id, array("q")).append(len(annotations.ids))
+                annotations.add(annotation.id, start, len(element))
+        rest = msgspec.json.decode(scanner.rest.removeprefix(_BOM), type=_Rest)
+    except (OSError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        return None
+    names = {category.id: category.name for category in rest.categories}
+    is_sound = len(names) == len(rest.categories) and all(name.strip() for name in names.values())
+    if not is_sound or not images.are_unique(len(rest.images)) or not annotations.are_unique(len(rest.annotations)):
+        return None
+    return CocoFile(path, images.array(path, _decode_image), annotations.array(path, _decode_annotation), names, by_image)
+
+
+class _Rows:
+    """Where the elements of an array are, and their ids."""
+
+    def __init__(self) -> None:
+        self.ids: list[int | str] | array[int] = array("q")
+        self._starts, self._lengths = array("q"), array("q")
+
+    def add(self, name: int | str, start: int, length: int) -> None:
+        if isinstance(name, str) and isinstance(self.ids, array):
+            self.ids = list(self.ids)
+        self.ids.append(name)  # pyright: ignore[reportArgumentType]
+        self._starts.append(start)
+        self._lengths.append(length)
+
+    def are_unique(self, count: int) -> bool:
+        """All `count` elements of the array have been found, and each has an id of its own."""
+        ids = self.ids
+        num_different = len(np.unique(np.frombuffer(ids, dtype=np.int64))) if isinstance(ids, array) and ids else len(set(ids))
+        return num_different == len(ids) == count
+
+    def array(self, path: Path, decode: Callable[[bytes], T]) -> JsonArray[T]:
+        return JsonArray(path, self._starts, self._lengths, decode)
 
 
 def map_json(path: Path) -> memoryview:
@@ -104,7 +179,7 @@ def map_json(path: Path) -> memoryview:
         if not path.stat().st_size:  # which cannot be mapped
             return memoryview(b"")
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    return memoryview(content)[3 if content[:3] == b"\xef\xbb\xbf" else 0 :]
+    return memoryview(content)[len(_BOM) if content[: len(_BOM)] == _BOM else 0 :]
 
 
 def _decode(path: Path) -> _Document:
@@ -115,7 +190,7 @@ def _decode(path: Path) -> _Document:
         raise DataError(what, where=str(path), fix="check the path") from error
     except msgspec.ValidationError as error:
         raise schema_problem(path, error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"not JSON in UTF-8 ({error})", where=str(path), fix="a COCO instances file is one JSON object") from error
 
 
@@ -141,11 +216,11 @@ def _refuse_duplicates(path: Path, kind: str, ids: Iterable[Any]) -> None:
 
 def _refuse_unknown_ids(coco: CocoFile) -> None:
     images = {image.id for image in coco.images}
+    for name, positions in coco.by_image.items():
+        if name not in images:
+            what = f"image_id {name} is not among the images"
+            raise DataError(what, where=coco.where(positions[0]), fix="add the image or take the annotation out")
     for position, annotation in enumerate(coco.annotations):
-        if annotation.image_id not in images:
-            raise DataError(
-                f"image_id {annotation.image_id} is not among the images", where=coco.where(position), fix="add the image or take the annotation out"
-            )
         if annotation.category_id not in coco.names:
             what = f"category_id {annotation.category_id} is not among the categories"
             raise DataError(what, where=coco.where(position), fix="add the category or take the annotation out")
