@@ -139,6 +139,42 @@ def test_other_formats_come_the_same_way(tmp_path: Path) -> None:
     assert redone(changed) == ["import", "rescale", "coord", "validate"]
 
 
+def write_sources(root: Path) -> None:
+    """One picture with one box 8, 8 to 40, 40, in five formats."""
+    (root / "pictures").mkdir()
+    Image.new("RGB", (96, 96)).save(root / "pictures/a.png")
+    image = {"id": 1, "coco_url": "http://x.org/pictures/a.png", "width": 96, "height": 96, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 32, 32], "segmentation": [[8, 8, 40, 8, 40, 40, 8, 40]]}
+    (root / "lvis.json").write_text(json.dumps({"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "cat"}]}))
+    genome = {"image_id": 1, "image_url": "http://x.org/pictures/a.png", "objects": [{"object_id": 1, "names": ["cat"], "x": 8, "y": 8, "w": 32, "h": 32}]}
+    (root / "objects.json").write_text(json.dumps([genome]))
+    (root / "rows.jsonl").write_text(json.dumps({"images": ["a.png"], "objects": {"ref": ["cat"], "bbox": [[8, 8, 40, 40]]}}))
+    box = "<bndbox><xmin>8</xmin><ymin>8</ymin><xmax>40</xmax><ymax>40</ymax></bndbox>"
+    (root / "pictures/a.xml").write_text(f"<annotation><filename>a.png</filename><object><name>cat</name>{box}</object></annotation>")
+    rows = [{"image": str(root / "pictures/a.png"), "boxes": [[8.0, 8.0, 40.0, 40.0]], "names": ["cat"]}]
+    (root / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+
+
+KINDS = {
+    "lvis": ["instances={}/lvis.json", "images={}/pictures"],
+    "visual_genome": ["instances={}/objects.json", "images={}/pictures"],
+    "swift": ["instances={}/rows.jsonl", "images={}/pictures"],
+    "voc": ["instances={}/pictures", "first_pixel=0"],
+    "hf": ["instances={}/rows.json", "columns.box_format=xyxy", "columns.bbox=boxes", "columns.label=names"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_source_arrives_at_the_same_bins(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "hf":
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_sources(tmp_path)
+    own = [f"splits.train.{flag.format(tmp_path)}" for flag in [f"kind={kind}", *KINDS[kind]]]
+    (split,) = run_prepare(load_config(None, PrepareConfig, [f"output={tmp_path}/out", "preset=rescale_16_36", *own]))
+    (record,) = read_records(split.path)
+    assert [(item.desc, item.points) for item in record.objects] == [("cat", pixels_to_bins((8, 8, 40, 40), kind="bbox_2d", width=96, height=96))]
+
+
 def test_folders_behind_links_are_looked_at_once(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "disk").mkdir()
