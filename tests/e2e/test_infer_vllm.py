@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from coordexp.cli.main import main
+from coordexp.generation import served_model
 from coordexp.generation.server_pool import ServerPool
 from coordexp.generation.server_process import ServerProcess
 from coordexp.generation.weight_transfer import WeightPusher
@@ -102,6 +103,27 @@ def test_a_given_server_answers_like_transformers_with_scores_and_evaluation(inf
     assert all(a["score_parts"]["coord"] < b["score_parts"]["coord"] + 0.01 for a, b in pairs)
     assert len({a["score_parts"]["coord"] for a, _ in pairs}) > len(pairs) / 2
     assert json.loads((folder / "eval" / "metrics.json").read_text())["metrics"]["f1_det@0.50"] > 0.6
+
+
+def test_a_server_without_the_route_for_exact_tokens_gives_the_same_through_chat(infer, server_url: str, monkeypatch, capsys) -> None:
+    """The shared server has both routes; here the run is told of a name for the first that it has not, as a plain `vllm serve` has none."""
+    found = {}
+    for name in ("tokens", "chat"):
+        if name == "chat":
+            monkeypatch.setattr(served_model, "TOKENS_PATH", "/not/there")
+        arguments, folder = infer(name, "infer.limit=24", type="vllm", base_url=server_url)
+        assert main(arguments) == 0
+        found[name] = read_lines(folder)
+        manifest = json.loads((folder / "resolved_config.json").read_text())
+        assert (manifest["route"], read_summary(folder)["backend"]["route"]) == (name, name)
+    assert found["chat"] == found["tokens"]
+    assert sum(len(line["pred"]) for line in found["chat"]) > 24
+    assert (
+        f"warning: {server_url}: the server has no route /not/there, which takes exact tokens; answers come by /v1/chat/completions" in capsys.readouterr().err
+    )
+    arguments, _ = infer("refused", "infer.constrain=json", type="vllm", base_url=server_url)
+    assert main(arguments) == 2
+    assert "which takes exact tokens and constraints; start it with --enable-scale-out" in capsys.readouterr().err
 
 
 def test_constrained_answers_at_temperature_two_are_documents_with_names_of_the_data(infer, server_url: str) -> None:

@@ -65,7 +65,8 @@ class PromptEncoder:
         text, ids, at = self._template(prompt)
         num_tokens = int(np.prod(inputs.grid_thw)) // self.merge_size**2
         placeholders = np.full(num_tokens, self.image_token_id, dtype=np.int32)
-        return PromptInputs(token_ids=np.concatenate((ids[:at], placeholders, ids[at + 1 :])), images=(inputs,), text=text)
+        ids = np.concatenate((ids[:at], placeholders, ids[at + 1 :]))
+        return PromptInputs(token_ids=ids, images=(inputs,), text=text, system=prompt.system, user=prompt.user)
 
     def encode_image(self, image: Image.Image) -> ImageInputs:
         """The patches of an RGB image.

@@ -50,6 +50,8 @@ class BackendInfo:
     device: str
     determinism: Determinism
     """`strict`: the same requests in the same batches give the same tokens and probabilities on the same machine."""
+    route: str | None = None
+    """How a server is asked: `tokens` (exact ids) or `chat` (messages, which it renders); None: there is no server."""
 
 
 class GenerationBackend(Protocol):

@@ -1,7 +1,8 @@
 """Generation on vLLM servers: exact token ids in, exact token ids out, with the weights that produced them.
 
 The prompt goes as the ids of the training encoding and the picture as the pixels of the training encoding (a lossless PNG of what its patches hold), through
-vLLM's route for tokens, `/inference/v1/generate`. The ids that the server generated from come back and must be equal; so must the version of the weights.
+vLLM's route for tokens, `/inference/v1/generate`, or to a server without it as in `coordexp.generation.chat_route`. The ids that the server generated from come
+back and must be equal; so must the version of the weights.
 
 Requests go to the servers in contiguous shares. A share whose server fails is split over the others; results come in the order of the requests.
 """
@@ -24,6 +25,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from coordexp.batching.pictures import encode_png
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
+from coordexp.generation.chat_route import CHAT_PATH, TOKENS_PATH, Route, as_token_answer, chat_body
 from coordexp.generation.http import check_status, client_settings, describe_trouble
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
 from coordexp.generation.server_pool import ServerAddress, ServerPool
@@ -43,7 +45,7 @@ from coordexp.types.rollouts import GenerationSample, GenerationSettings
 
 T = TypeVar("T")
 
-_ROUTE = "/inference/v1/generate"
+_PATHS: dict[Route, str] = {"tokens": TOKENS_PATH, "chat": CHAT_PATH}
 _REQUEST_PREFIX = "generate-tokens-"
 """vLLM puts it before the id of a request; aborting asks for the whole."""
 _ATTEMPTS = 3
@@ -72,6 +74,7 @@ class VllmServerBackend:
         model: str | None = None,
         top_tokens: int = DEFAULT_TOP,
         concurrency: int | None = None,
+        route: Route = "tokens",
     ) -> None:
         """Args beside the obvious.
 
@@ -80,11 +83,13 @@ class VllmServerBackend:
         model: name of the model in requests; None: the one that the server has.
         top_tokens: most probable tokens that come with each token when a trace is asked for.
         concurrency: requests under way on one server, of all callers together; None: no limit.
+        route: by which all servers are asked.
         """
         self.pool = pool
         self.text_tokenizer = TextTokenizer.of(tokenizer)
         self._facts, self._token, self._timeout_s = facts, token, answer_timeout_s
         self._model, self._top_tokens = model, top_tokens
+        self._route: Route = route
         self._shelf = answer_shelf(self.text_tokenizer, facts)
         self._gates = {} if concurrency is None else {server.base_url: asyncio.Semaphore(concurrency) for server in pool.addresses}
         self._clients: dict[str, httpx.AsyncClient] = {}
@@ -100,7 +105,14 @@ class VllmServerBackend:
     @property
     def info(self) -> BackendInfo:
         return BackendInfo(
-            type="vllm", checkpoint=self._facts.checkpoint, attn_requested=None, attn_used=None, dtype="server", device="server", determinism="best_effort"
+            type="vllm",
+            checkpoint=self._facts.checkpoint,
+            attn_requested=None,
+            attn_used=None,
+            dtype="server",
+            device="server",
+            determinism="best_effort",
+            route=self._route,
         )
 
     @property
@@ -210,13 +222,13 @@ class VllmServerBackend:
             raise ServerLostError(describe_trouble(error)) from error
         finally:
             self._running.pop(name, None)
-        return _Answer.read(response, server=server, version=state.version)
+        return _Answer.read(response, server=server, version=state.version, route=self._route)
 
     async def _post(self, server: ServerAddress, body: Mapping[str, Any]) -> httpx.Response:
         client = self._clients.get(server.base_url)
         if client is None:
             client = self._clients[server.base_url] = httpx.AsyncClient(**client_settings(server, token=self._token, timeout_s=self._timeout_s))
-        response = await client.post(_ROUTE, json=body)
+        response = await client.post(_PATHS[self._route], json=body)
         check_status(response, server)
         return response
 
@@ -224,7 +236,8 @@ class VllmServerBackend:
         running = dict(self._running)
         for future in list(self._work):
             future.cancel()
-        for server in set(running.values()):
+        # through chat a request ends with its connection
+        for server in set(running.values()) if self._route == "tokens" else ():
             names = [_REQUEST_PREFIX + name for name, owner in running.items() if owner == server]
             # one that is gone has no requests any more
             with contextlib.suppress(httpx.HTTPError):
@@ -237,10 +250,13 @@ class VllmServerBackend:
 
     def _body(self, request: GenerationRequest, settings: GenerationSettings, *, with_trace: bool = False) -> dict[str, Any]:
         pictures = [_as_url(encode_png(picture)) for picture in pictures_of(request.prompt, facts=self._facts)]
+        sampling = sampling_parameters(request, settings, facts=self._facts, top_tokens=self._top_tokens if with_trace else None)
+        if self._route == "chat":
+            return chat_body(request.prompt, pictures=pictures, sampling=sampling)
         return {
             "token_ids": unexpanded_ids(request.prompt, facts=self._facts),
             "content_parts": [{"type": "image_url", "url": url} for url in pictures],
-            "sampling_params": sampling_parameters(request, settings, facts=self._facts, top_tokens=self._top_tokens if with_trace else None),
+            "sampling_params": sampling,
             "return_token_ids": True,
         }
 
@@ -275,10 +291,10 @@ class _Answer:
     """One for each token, when probabilities were asked for."""
 
     @classmethod
-    def read(cls, response: httpx.Response, *, server: ServerAddress, version: int | None) -> _Answer:
+    def read(cls, response: httpx.Response, *, server: ServerAddress, version: int | None, route: Route) -> _Answer:
         """Raises ServerLostError when it is no answer, or comes from other weights than those that were pushed."""
         try:
-            document = response.json()
+            document = response.json() if route == "tokens" else as_token_answer(response.json())
             (choice,) = document["choices"]
             answer = cls(
                 server=server.base_url,

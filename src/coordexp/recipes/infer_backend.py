@@ -87,8 +87,8 @@ def open_backend(section: InferSection, *, device: str, log: Path, progress: Pro
     with _servers(section.backend, folder, is_constrained, device=device, log=log, progress=progress) as addresses:
         pool = ServerPool(addresses, where="infer.backend.base_url", fix=_LOST_FIX)
         token = os.environ.get(TOKEN_VARIABLE) or None
-        for address in addresses:
-            check_server(address, token=token, facts=facts, model=section.backend.model, say=progress.say, constrained=is_constrained)
+        asked: dict[str, Any] = {"token": token, "facts": facts, "model": section.backend.model, "constrained": is_constrained}
+        routes = {check_server(address, say=progress.say, **asked) for address in addresses}
         client = VllmServerBackend(
             pool,
             facts=facts,
@@ -97,6 +97,7 @@ def open_backend(section: InferSection, *, device: str, log: Path, progress: Pro
             model=section.backend.model,
             top_tokens=section.backend.top_logprobs,
             concurrency=section.backend.client_concurrency,
+            route="chat" if "chat" in routes else "tokens",
         )
         try:
             yield Opened(client, PromptEncoder(processor), tokenizer)

@@ -87,6 +87,7 @@ def run_inference(run: InferRun, *, device: str, progress: Progress) -> None:
             "version": coordexp.__version__,
             "mode": choice.mode,
             "mode_reason": choice.reason,
+            **({} if opened.backend.info.route is None else {"route": opened.backend.info.route}),
             "prompt": settings.prompts.describe(),
         }
         stages = run.loaded.config.stages.model_dump()

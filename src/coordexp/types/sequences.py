@@ -91,6 +91,9 @@ class PromptInputs:
     images: tuple[ImageInputs, ...]
     text: str
     """The prompt before placeholder expansion, for messages and manifests."""
+    system: str = ""
+    user: str = ""
+    """What the chat template made `text` of, beside the images; for a server that applies it again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,14 +18,16 @@ from PIL import Image
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.prompts import PromptSpec, build_prompt
 from coordexp.codec.text_tokenizer import TextTokenizer
+from coordexp.generation.chat_route import Route, as_token_answer
 from coordexp.generation.pixel_check import check_pixels
-from coordexp.generation.protocol import GenerationRequest
+from coordexp.generation.protocol import BackendLostError, GenerationRequest
 from coordexp.generation.server_control import Control
 from coordexp.generation.server_pool import ServerAddress, ServerPool
 from coordexp.generation.vllm_requests import ModelFacts
 from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model
+from coordexp.types.constraint import ConstraintSpec
 from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSettings
 
@@ -89,10 +92,10 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 
 @contextlib.contextmanager
-def client(loaded: LoadedModel, *servers: Server, timeout_s: float | None = None) -> Iterator[VllmServerBackend]:
+def client(loaded: LoadedModel, *servers: Server, timeout_s: float | None = None, route: Route = "tokens") -> Iterator[VllmServerBackend]:
     pool = ServerPool([server.address for server in servers])
     tokenizer = TextTokenizer.of(loaded.tokenizer)  # pyright: ignore[reportArgumentType]
-    backend = VllmServerBackend(pool, facts=ModelFacts.of(loaded), tokenizer=tokenizer, answer_timeout_s=timeout_s)
+    backend = VllmServerBackend(pool, facts=ModelFacts.of(loaded), tokenizer=tokenizer, answer_timeout_s=timeout_s, route=route)
     yield backend
     backend.close()
 
@@ -268,3 +271,51 @@ def test_what_a_server_cannot_do_is_said_before_it_is_asked(loaded, requests, se
     with client(loaded, server) as backend, pytest.raises(BackendError, match="no beam search"):
         backend.generate(requests[:1], GenerationSettings(max_new_tokens=8, num_beams=2))
     assert server.bodies == []
+
+
+def chat_answer(loaded: LoadedModel, request: GenerationRequest, **changes: Any) -> Callable[[dict[str, Any]], Answer]:
+    """Of `/v1/chat/completions`: one token and the end, with the three most probable tokens."""
+    stop = ModelFacts.of(loaded).stop_ids[0]
+    tops = [{"token": f"token_id:{token}", "logprob": -0.5 * token, "bytes": None} for token in (5, 6, 7)]
+    content = [{**tops[0], "top_logprobs": tops}, {"token": f"token_id:{stop}", "logprob": 0.0, "bytes": None, "top_logprobs": []}]
+    choice = {"token_ids": [5, stop], "finish_reason": "stop", "logprobs": {"content": content}, "message": {"content": "x"}}
+    document = {"prompt_token_ids": request.prompt.token_ids.tolist(), "choices": [choice]} | changes
+    return lambda body: (200, json.dumps(document).encode())
+
+
+def test_through_chat_a_prompt_goes_as_messages_and_ids_and_probabilities_come_back(loaded, requests, serve) -> None:
+    server = serve(chat_answer(loaded, requests[0]))
+    with client(loaded, server, route="chat") as backend:
+        (sample,) = backend.generate(requests[:1], SETTINGS, with_trace=True)
+        with pytest.raises(BackendError, match="takes no constraint; start it with --enable-scale-out"):
+            backend.generate(requests[:1], replace(SETTINGS, constraint=ConstraintSpec()))
+    assert (sample.response_ids, sample.finish_reason) == ((5,), "stop")
+    assert sample.trace is not None
+    assert [entry.logprob for entry in sample.trace] == [-2.5]
+    (body,) = server.bodies
+    prompt = build_prompt(PromptSpec())
+    assert body["messages"][0] == {"role": "system", "content": [{"type": "text", "text": prompt.system}]}
+    assert [part["type"] for part in body["messages"][1]["content"]] == ["image_url", "text"]
+    assert body["messages"][1]["content"][1]["text"] == prompt.user
+    assert (body["top_logprobs"], body["return_token_ids"], body["skip_special_tokens"], body["max_tokens"]) == (20, True, False, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        pytest.param({"prompt_token_ids": [1, 2, 3]}, "prompt differs from the training encoding at token 0.*chat template", id="another-template"),
+        pytest.param({"prompt_token_ids": None}, "returns no token ids by /v1/chat/completions; use vLLM 0.11", id="no-prompt-ids"),
+        pytest.param({"choices": [{"finish_reason": "stop", "message": {"content": "x"}}]}, "returns no token ids", id="another-server"),
+        pytest.param({"choices": []}, "no server can be used: .*its answer cannot be read", id="no-answer"),
+    ],
+)
+def test_what_a_chat_server_cannot_say_ends_the_run(loaded, requests, serve, changes: dict[str, Any], said: str) -> None:
+    server = serve(chat_answer(loaded, requests[0], **changes))
+    with client(loaded, server, route="chat") as backend, pytest.raises(BackendLostError, match=said):
+        backend.generate(requests[:1], SETTINGS, with_trace=True)
+
+
+def test_tokens_that_are_named_by_their_text_are_no_ids() -> None:
+    named = {"token": "x", "logprob": 0.0, "top_logprobs": []}
+    with pytest.raises(BackendLostError, match="names tokens by their text"):
+        as_token_answer({"prompt_token_ids": [1], "choices": [{"token_ids": [5], "finish_reason": "stop", "logprobs": {"content": [named]}}]})
