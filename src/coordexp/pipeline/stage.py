@@ -30,6 +30,8 @@ class StageFacts:
     mode: ModeChoice
     backend: BackendInfo
     settings: InferenceSettings
+    batch_size: int
+    """Records that the backend is asked to generate together; a window holds one batch or more."""
     fingerprint: str
     """Of everything that decides the results: only a run with the same one goes on with what is written."""
     shard: Mapping[str, Any] | None = None
@@ -97,7 +99,8 @@ def _summary(counts: RunCounts, *, total: int, facts: StageFacts, seconds: float
         "backend": {
             **asdict(facts.backend),
             "generation": asdict(facts.settings.generation),
-            "batch_size": facts.settings.window,
+            "batch_size": facts.batch_size,
+            "window": facts.settings.window,
         },
         "determinism": facts.backend.determinism,
     }

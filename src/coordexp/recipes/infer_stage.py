@@ -108,7 +108,8 @@ def run_inference(run: InferRun, *, device: str, progress: Progress) -> None:
                 what = f"part {run.shard} has nothing to do: {total} lines are {num_windows} windows of {settings.window}"
                 progress.say(f"{what}; lower infer.generation.window to divide them further")
             total = len(places)
-        facts = StageFacts(mode=choice, backend=opened.backend.info, settings=settings, fingerprint=mark, shard=shard_facts)
+        batch_size = section.generation.batch_size
+        facts = StageFacts(mode=choice, backend=opened.backend.info, settings=settings, batch_size=batch_size, fingerprint=mark, shard=shard_facts)
         is_resumed = run.resume and not run.overwrite
         summary = write_predictions(inference, lines, total=total, paths=paths, facts=facts, progress=progress, is_resumed=is_resumed)
     progress.say(describe_summary(summary, paths.gt_vs_pred))
