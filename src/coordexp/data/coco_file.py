@@ -83,9 +83,9 @@ class CocoFile:
     by_image: Mapping[int | str, Sequence[int]]
     """Image id → positions of its annotations, in the order of the file."""
 
-    def where(self, position: int) -> str:
-        """Names an annotation in an error."""
-        return f"{self.path}: annotations[{position}] (id {self.annotations[position].id})"
+    def where(self, position: int, annotation: CocoAnnotation | None = None) -> str:
+        """Names an annotation, which may be decoded already, in an error."""
+        return f"{self.path}: annotations[{position}] (id {(annotation or self.annotations[position]).id})"
 
 
 def read_coco(path: Path) -> CocoFile:

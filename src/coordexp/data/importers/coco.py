@@ -84,7 +84,7 @@ def coco_source(
 
 def _read_object(coco: CocoFile, number: int, image: CocoImage, read: Callable[[CocoAnnotation, CocoImage], dict[str, Any] | Problem]) -> SourceObject:
     annotation = coco.annotations[number]
-    label, where = coco.names[annotation.category_id], coco.where(number)
+    label, where = coco.names[annotation.category_id], coco.where(number, annotation)
     if annotation.iscrowd:
         return SourceObject(label, where, is_crowd=True)
     found = read(annotation, image)
