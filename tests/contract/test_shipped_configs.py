@@ -25,6 +25,8 @@ SCHEMAS: dict[str, type[FileSection]] = {
     "demo/stage1.yaml": TrainConfig,
     "demo/stage1_packed.yaml": TrainConfig,
     "demo/infer.yaml": InferConfig,
+    "journey": TrainConfig,
+    "journey/infer.yaml": InferConfig,
     "bench": InferConfig,
     "fusion": FusionConfig,
     "infer": InferConfig,

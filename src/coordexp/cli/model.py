@@ -20,14 +20,18 @@ def tiny(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the checkpoint.")],
     pretrain: Annotated[bool, typer.Option("--pretrain", help="Pretrain it on drawn shapes and handwritten digits (up to 90 minutes on a CPU).")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    without_coord_tokens: Annotated[
-        bool, typer.Option("--without-coord-tokens", help="Leave the coordinate tokens out, as in a published Qwen3-VL (untrained only).")
-    ] = False,
+    without_coord_tokens: Annotated[bool, typer.Option("--without-coord-tokens", help="Leave the coordinate tokens out, as in a published Qwen3-VL.")] = False,
+    trained: Annotated[bool, typer.Option("--trained", help="With --without-coord-tokens: the weights of the package without their coordinate rows.")] = False,
 ) -> None:
-    """Build a tiny, real Qwen3-VL that runs on any machine; untrained unless --pretrain is given."""
+    """Build a tiny, real Qwen3-VL that runs on any machine; untrained unless --pretrain or --trained is given."""
     from coordexp.cli.progress import console_progress
-    from coordexp.recipes.tiny import run_tiny
+    from coordexp.recipes.tiny import run_plain_tiny, run_tiny
 
+    if trained:
+        if pretrain or not without_coord_tokens:
+            raise typer.BadParameter("--trained goes with --without-coord-tokens alone; with them it is the checkpoint of the package")
+        run_plain_tiny(output, progress=console_progress())
+        return
     if pretrain and without_coord_tokens:
         raise typer.BadParameter("--pretrain needs the coordinate tokens")
     run_tiny(output, pretrain=pretrain, seed=seed, with_coord_tokens=not without_coord_tokens, progress=console_progress())

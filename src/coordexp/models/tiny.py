@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from coordexp.codec.coord_tokens import coord_tokens
+from coordexp.models.load import load_model
 from coordexp.models.tokenizer import IM_END, IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START, train_tokenizer
 from coordexp.models.weights import write_weights
 from coordexp.types.files import atomic_folder
@@ -100,6 +101,23 @@ def build_tiny(dst: Path, *, seed: int, with_coord_tokens: bool = True) -> Path:
     """
     tokenizer = train_tokenizer(seed, with_coord_tokens=with_coord_tokens)
     write_tiny(dst, build_tiny_model(tokenizer, seed=seed), tokenizer)
+    return dst
+
+
+def build_plain_tiny(trained: Path, dst: Path) -> Path:
+    """Write the weights of a trained tiny checkpoint without its coordinate tokens: what a published Qwen3-VL is, which sees but has no words for places.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    tokenizer = train_tokenizer(0, with_coord_tokens=False)
+    model = build_tiny_model(tokenizer, seed=0)
+    loaded = load_model(trained, dtype="float32")
+    known: Any = loaded.tokenizer
+    rows = known.convert_tokens_to_ids(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    weights = loaded.model.state_dict()
+    model.load_state_dict({name: tensor[rows] if name.endswith(("embed_tokens.weight", "lm_head.weight")) else tensor for name, tensor in weights.items()})
+    write_tiny(dst, model, tokenizer)
     return dst
 
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from coordexp.data.synthetic import load_split
+from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.pretrain_tiny import pretrain_tiny
-from coordexp.models.tiny import build_tiny
+from coordexp.models.tiny import build_plain_tiny, build_tiny
 from coordexp.types.files import ensure_output_folder
 from coordexp.types.progress import NoProgress, Progress
+
+
+def run_plain_tiny(output: Path, *, progress: Progress | None = None) -> Path:
+    """Write the shipped checkpoint without its coordinate tokens to `output`: it stands for a published Qwen3-VL.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    ensure_output_folder(output.parent)
+    build_plain_tiny(tiny_checkpoint(), output)
+    (progress or NoProgress()).say(f"the shipped tiny Qwen3-VL, without coordinate tokens, lies in {output}")
+    return output
 
 
 def run_tiny(output: Path, *, pretrain: bool, seed: int = 0, with_coord_tokens: bool = True, progress: Progress | None = None) -> Path:
