@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import math
 import threading
 import uuid
@@ -49,6 +50,7 @@ _PATHS: dict[Route, str] = {"tokens": TOKENS_PATH, "chat": CHAT_PATH}
 _REQUEST_PREFIX = "generate-tokens-"
 """vLLM puts it before the id of a request; aborting asks for the whole."""
 _ATTEMPTS = 3
+_CLIENTS_PER_SERVER = 8
 
 
 class ServerLostError(Exception):
@@ -92,7 +94,9 @@ class VllmServerBackend:
         self._route: Route = route
         self._shelf = answer_shelf(self.text_tokenizer, facts)
         self._gates = {} if concurrency is None else {server.base_url: asyncio.Semaphore(concurrency) for server in pool.addresses}
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._clients: dict[tuple[str, int], httpx.AsyncClient] = {}
+        """By server and turn: a client looks at all its connections whenever one of them gets or ends a request."""
+        self._turns = itertools.cycle(range(_CLIENTS_PER_SERVER))
         self._running: dict[str, ServerAddress] = {}
         """Ids of requests under way."""
         self._work: set[Future[Any]] = set()
@@ -225,12 +229,16 @@ class VllmServerBackend:
         return _Answer.read(response, server=server, version=state.version, route=self._route)
 
     async def _post(self, server: ServerAddress, body: Mapping[str, Any]) -> httpx.Response:
-        client = self._clients.get(server.base_url)
-        if client is None:
-            client = self._clients[server.base_url] = httpx.AsyncClient(**client_settings(server, token=self._token, timeout_s=self._timeout_s))
-        response = await client.post(_PATHS[self._route], json=body)
+        response = await self._client(server).post(_PATHS[self._route], json=body)
         check_status(response, server)
         return response
+
+    def _client(self, server: ServerAddress) -> httpx.AsyncClient:
+        """The next one in turn."""
+        key = (server.base_url, next(self._turns))
+        if key not in self._clients:
+            self._clients[key] = httpx.AsyncClient(**client_settings(server, token=self._token, timeout_s=self._timeout_s))
+        return self._clients[key]
 
     async def _cancel_all(self) -> None:
         running = dict(self._running)
@@ -241,7 +249,7 @@ class VllmServerBackend:
             names = [_REQUEST_PREFIX + name for name, owner in running.items() if owner == server]
             # one that is gone has no requests any more
             with contextlib.suppress(httpx.HTTPError):
-                await self._clients[server.base_url].post("/inference/v1/abort_requests", json={"request_ids": names}, timeout=2.0)
+                await self._client(server).post("/inference/v1/abort_requests", json={"request_ids": names}, timeout=2.0)
 
     async def _shut_down(self) -> None:
         await self._cancel_all()
