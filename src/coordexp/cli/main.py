@@ -1,6 +1,7 @@
 """The command `coordexp`: sub-commands, errors as sentences, exit codes. Loads nothing heavy; each command imports its recipe when it runs.
 
-Exit codes: 0 done, 1 a bug of ours (with a traceback), 2 the user can mend it (one sentence), 3 done but for some inputs (predict), 130 interrupted.
+Exit codes: 0 done, 1 a bug of ours (with a traceback), 2 the user can mend it (one sentence), 3 done but for some inputs (predict) or with
+warnings (doctor data), 130 interrupted.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from coordexp.data.diagnosis.survey import Survey
 from coordexp.models.processor import load_processor
 from coordexp.types.errors import CheckpointError
 from coordexp.types.records import GeometryKind, Record
+from coordexp.types.sequences import ImageInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def check_chat_template(side: ModelSide) -> list[Finding]:
     """The template writes an answer behind the prompt exactly as training does, on every day."""
     findings: list[Finding] = []
     prompt, answer = build_prompt(side.spec), '{"object_1": {"desc": "cat", "bbox_2d": []}}'
-    text = side.encoder.assemble(prompt, _blank(side, side.encoder.side_multiple * 4)).text
+    nothing = ImageInputs(pixel_values=np.zeros((0, 0), dtype=np.float32), grid_thw=(1, side.encoder.merge_size, side.encoder.merge_size))
+    text = side.encoder.assemble(prompt, nothing).text
     messages = [
         {"role": "system", "content": [{"type": "text", "text": prompt.system}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt.user}]},
@@ -163,10 +165,6 @@ def check_lengths(lengths: Lengths, limit: int | None) -> list[Finding]:
     what = f"{len(over)} of {len(lengths.tokens)} samples are longer than global_max_length {limit}; the longest has {int(lengths.tokens.max())} tokens"
     fix = f"raise global_max_length to {int(lengths.tokens.max())}, use smaller images, or fewer objects to an image"
     return [Finding(Check.MAX_LENGTH, Severity.ERROR, what, fix, places)]
-
-
-def _blank(side: ModelSide, size: int) -> Any:
-    return side.encoder.encode_image(Image.new("RGB", (size, size)))
 
 
 MODEL_CHECKS: tuple[Callable[[ModelSide], list[Finding]], ...] = (check_coord_tokens, check_chat_template)

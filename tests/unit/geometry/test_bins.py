@@ -52,6 +52,22 @@ def test_pixels_survive_the_round_trip_within_half_a_bin(width: int, height: int
     assert all(abs(a - b) <= 0.5 / MAX_BIN * span * (1 + 1e-9) for a, b, span in zip(pixels, back, spans, strict=True))
 
 
+def test_at_every_size_up_to_ten_thousand_a_pixel_comes_back_within_half_a_bin() -> None:
+    for size in range(1, 10_001):
+        span = axis_span(size)
+        pixels = np.concatenate([np.round(np.linspace(0, span, 40)), np.linspace(0, span, 39)])
+        back = decode_bin(encode_norm(pixels / span)) * span
+        assert np.abs(back - pixels).max() <= 0.5 / MAX_BIN * span * (1 + 1e-9), size
+
+
+def test_at_every_size_up_to_ten_thousand_a_box_of_one_pixel_or_none_has_an_extent_at_both_edges_and_within() -> None:
+    for size in range(1, 10_001):
+        span = axis_span(size)
+        for low, high in ((0, 0), (0, min(1, span)), (span, span), (span - 1, span), (span // 3, span // 3), (span // 3, span // 3 + 0.01)):
+            left, top, right, bottom = pixels_to_bins((low, low, high, high), kind="bbox_2d", width=size, height=size)
+            assert 0 <= left == top < right == bottom <= MAX_BIN, (size, low, high)
+
+
 @given(width=SIDES, height=SIDES, x=st.tuples(SHARES, SHARES), y=st.tuples(SHARES, SHARES))
 def test_a_box_wider_than_a_bin_survives_within_half_a_bin_a_side(width: int, height: int, x: tuple[float, float], y: tuple[float, float]) -> None:
     spans = [axis_span(width), axis_span(height)] * 2

@@ -114,6 +114,11 @@ def narrow(folder: Path) -> None:
     edit(folder / "preprocessor_config.json", lambda text: text.replace("1048576", "4096"))
 
 
+def stock(folder: Path) -> None:
+    """The limits of published checkpoints."""
+    edit(folder / "preprocessor_config.json", lambda text: text.replace('"shortest_edge": 1024', '"shortest_edge": 65536').replace("1048576", "16777216"))
+
+
 def coarse(folder: Path) -> None:
     edit(folder / "preprocessor_config.json", lambda text: text.replace('"patch_size": 8', '"patch_size": 20'))
 
@@ -125,6 +130,7 @@ FAULTS: dict[str, tuple[Change, Check, Severity, str]] = {
     "an answer that thinks first": (thinking, Check.CHAT_TEMPLATE, Severity.WARNING, "the chat template writes an answer differently: "),
     "a date in the prompt": (dated, Check.CHAT_TEMPLATE, Severity.WARNING, "the date of the day"),
     "a limit of pixels": (narrow, Check.PROCESSOR_RESIZES, Severity.ERROR, "7 of 7 images once more (7 outside of its pixel limits)"),
+    "images that are too small": (stock, Check.PROCESSOR_RESIZES, Severity.ERROR, "7 of 7 images once more (7 outside of its pixel limits)"),
     "larger patches": (coarse, Check.PROCESSOR_RESIZES, Severity.WARNING, "(7 with sides that are no multiples of 40)"),
 }
 
@@ -138,7 +144,8 @@ def test_a_fault_of_the_checkpoint_is_the_one_that_is_named(data: Path, checkpoi
     assert evidence in report.findings[0].what
     assert report.exit_code == (2 if severity is Severity.ERROR else 3)
     if check is Check.PROCESSOR_RESIZES:
-        assert report.findings[0].places[0].note == ("96x96 becomes 64x64" if name == "a limit of pixels" else "96x96 becomes 80x80")
+        becomes = {"a limit of pixels": "64x64", "images that are too small": "256x256", "larger patches": "80x80"}[name]
+        assert report.findings[0].places[0].note == f"96x96 becomes {becomes}"
     if name == "larger patches":
         assert report.samples.views[0].notes == ("The processor resizes this image from 96x96 to 80x80.",)
 
