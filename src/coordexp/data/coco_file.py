@@ -94,9 +94,7 @@ def read_coco(path: Path) -> CocoFile:
     Raises:
         DataError: no such file, not JSON, a missing or mistyped field, an id used twice, an unknown image or category id, a category without a name.
     """
-    coco = _scan(path) or _read_whole(path)  # when something is wrong, decoding the whole says what
-    _refuse_unknown_ids(coco)
-    return coco
+    return _scan(path) or _read_whole(path)  # when something is wrong, decoding the whole says what
 
 
 def _read_whole(path: Path) -> CocoFile:
@@ -116,7 +114,9 @@ def _read_whole(path: Path) -> CocoFile:
     by_image: dict[int | str, array[int]] = {}
     for position, annotation in enumerate(document.annotations):
         by_image.setdefault(annotation.image_id, array("q")).append(position)
-    return CocoFile(path, document.images, document.annotations, {category.id: category.name for category in document.categories}, by_image)
+    coco = CocoFile(path, document.images, document.annotations, {category.id: category.name for category in document.categories}, by_image)
+    _refuse_unknown_ids(coco)
+    return coco
 
 
 def _scan(path: Path) -> CocoFile | None:
@@ -124,6 +124,7 @@ def _scan(path: Path) -> CocoFile | None:
     scanner = ArrayScanner(path, ("images", "annotations"))
     images, annotations = _Rows(), _Rows()
     by_image: dict[int | str, array[int]] = {}
+    categories: set[int] = set()
     try:
         for key, start, element in scanner:
             if key == "images":
@@ -135,11 +136,13 @@ def _scan(path: Path) -> CocoFile | None:
                 annotation = _decode_annotation(element)
                 by_image.setdefault(annotation.image_id, array("q")).append(len(annotations.ids))
                 annotations.add(annotation.id, start, len(element))
+                categories.add(annotation.category_id)
         rest = msgspec.json.decode(scanner.rest.removeprefix(_BOM), type=_Rest)
     except (OSError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         return None
     names = {category.id: category.name for category in rest.categories}
     is_sound = len(names) == len(rest.categories) and all(name.strip() for name in names.values())
+    is_sound = is_sound and categories <= names.keys() and by_image.keys() <= set(images.ids)
     if not is_sound or not images.are_unique(len(rest.images)) or not annotations.are_unique(len(rest.annotations)):
         return None
     return CocoFile(path, images.array(path, _decode_image), annotations.array(path, _decode_annotation), names, by_image)
