@@ -62,8 +62,9 @@ types: $(READY) ## pyright, strict in the torch-free core
 bench: $(READY) ## every benchmark in its quick form
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
 
-docs: $(READY) ## write the generated pages and check that the others are current
+docs: $(READY) ## write the generated pages, and build the site into site/; a broken link is an error
 	@$(BIN)/python tools/generate_docs.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "site/index.html"
 
 clean: ## remove everything that a target made, the virtual environment included
 	@rm -rf $(VENV) $(ENGINE) output build dist .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov site src/*.egg-info
