@@ -18,6 +18,7 @@ from coordexp.cli.main import app
 from coordexp.config.docs import render_config_docs
 from coordexp.metrics.docs import render_metric_docs
 
+
 def cli_reference(_: str) -> str:
     """Every command with its options, as `--help` has them."""
     command = typer.main.get_command(app)
