@@ -17,6 +17,25 @@ def _root() -> None:
     """Look at what this machine has, and at data before it is trained on."""
 
 
+@app.command("env")
+def env(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON report.")] = False) -> None:
+    """Packages, GPU, vLLM, memory and disk, and what is known not to work together. Exit code 0 clean, 3 warnings, 2 errors."""
+    import json
+
+    from coordexp.recipes.doctor_env import Level, examine_environment
+
+    facts = examine_environment(Path.cwd())
+    if as_json:
+        typer.echo(json.dumps([fact.to_json() for fact in facts], indent=2, ensure_ascii=False))
+    else:
+        for fact in facts:
+            typer.echo(f"{fact.level.name.lower():8} {fact.what}: {fact.detail}")
+            if fact.fix is not None:
+                typer.echo(f"{'':8} fix: {fact.fix}")
+    worst = max(fact.level for fact in facts)
+    raise typer.Exit({Level.OK: 0, Level.WARNING: 3, Level.ERROR: 2}[worst])
+
+
 @app.command("engine")
 def engine(
     tries: Annotated[bool, typer.Option("--try", help="Start a server with the tiny checkpoint on the CPU and ask it about one picture (a minute).")] = False,
