@@ -73,8 +73,10 @@ def _equal_in_file(survey: Survey) -> Iterator[Finding]:
     num_images = len(np.unique(boxes.record[kind.ravel() == commonest]))
     if counts[commonest] >= max(_FEW_EQUAL, _EQUAL_SHARE * len(boxes)):
         mask = kind.ravel() == commonest
-        severity = Severity.ERROR if mask.mean() > 0.9 else Severity.WARNING
-        what = f"{share(mask)} in {num_images} images are one and the same"
+        # boxes around whole pictures are odd, and may be meant
+        is_whole = bool(np.allclose(boxes.normalized()[mask][0], (0, 0, 1, 1), atol=0.02))
+        severity = Severity.ERROR if mask.mean() > 0.9 and not is_whole else Severity.WARNING
+        what = f"{share(mask)} in {num_images} images are one and the same{' and cover the whole image' if is_whole else ''}"
         yield Finding(Check.EQUAL_BOXES, severity, what, "check how boxes were joined to images: the same row was taken for all", places_of(survey, mask))
 
 

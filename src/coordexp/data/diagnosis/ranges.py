@@ -19,6 +19,8 @@ _FEW = 3
 _TOLERANCE = 0.005
 """Share of an image beyond its border that is put down to rounding (COCO's x+w = W)."""
 _MIN_SHARE = 0.01
+_OTHER_SCALE = 1.06
+"""Boxes that leave their image by less were drawn carelessly, or with some room."""
 _CHANCE = 1e-5
 """Probability below which "never beyond this line" is no accident."""
 _CONTRARY = 0.005
@@ -128,7 +130,11 @@ def _check_beyond_border(survey: Survey, boxes: Boxes) -> Finding | None:
         )
         fix = "write coord_space norm1000 into the file (or give --coord-space norm1000)"
         return Finding(Check.NORM1000_IN_PIXEL, Severity.ERROR, what, fix, places_of(survey, mask))
-    factor = float((pixels.values[:, 2:] / np.stack([pixels.width, pixels.height], axis=1)).max())
+    beyond = boxes.take(mask)
+    factors = (beyond.values[:, 2:] / np.stack([beyond.width, beyond.height], axis=1)).max(axis=1)
+    factor = float(factors.max())
+    if factor < _OTHER_SCALE or np.median(factors) < 1 + (_OTHER_SCALE - 1) / 3:
+        return None
     what = f"{share(mask)} reach beyond the border of their image, up to {factor:.2f} times its side: they belong to a larger picture"
     fix = "import the annotations with the images that they were drawn on, and resize both together with 'coordexp data rescale'"
     return Finding(Check.OTHER_SIZE, Severity.ERROR, what, fix, places_of(survey, mask))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from coordexp.data.diagnosis.labels import tidy
 from coordexp.data.diagnosis.orders import check_equal_boxes, check_xywh_disorder, check_xywh_sums
 from coordexp.data.diagnosis.ranges import check_ranges
 from coordexp.data.diagnosis.survey import survey_file
-from coordexp.data.jsonl import write_records
+from coordexp.data.jsonl import read_records, write_records
 from coordexp.types.records import CoordSpace, DetObject, Record
 
 NAMES = ("shapes", "digits", "crowds", "five", "polygons", "long tail", "noise")
@@ -27,6 +28,18 @@ def test_nothing_is_found_in_sound_data(write_clean: Callable[[str, CoordSpace],
     assert diagnosis.findings == ()
     assert diagnosis.alignment.better_reading() is None
     assert diagnosis.alignment.fits == (name != "noise")
+
+
+def test_boxes_that_were_drawn_a_little_over_the_border_are_no_suspicion(write_clean: Callable[[str, CoordSpace], Path]) -> None:
+    path = write_clean("shapes", "pixel")
+    records = [
+        replace(record, objects=tuple(replace(item, points=tuple(value + 4 for value in item.points)) for item in record.objects))
+        for record in read_records(path)
+    ]
+    write_records(path, records)
+    boxes = survey_file(path).boxes
+    assert (boxes.values[:, 2] > boxes.width + 1).mean() > 0.01
+    assert check_ranges(survey_file(path)) == []
 
 
 def test_numbers_alone_raise_no_suspicion_in_sound_data_of_any_size_and_shape(tmp_path: Path, long_count: Callable[[int, int], int]) -> None:

@@ -177,6 +177,14 @@ def test_names_with_spaces_that_nobody_sees_are_named(write_clean: Callable[[str
     assert ("also occur without them" in found.what) == (spoil[0] != "a")
 
 
+def test_boxes_around_whole_pictures_are_a_warning(write_clean: Callable[[str, CoordSpace], Path]) -> None:
+    def change(number: int, line: Line) -> None:
+        line["objects"] = [{"desc": "thing", "bbox_2d": [0, 0, 160, 96]}]
+
+    found = only(edit(write_clean("shapes", "pixel"), change))
+    assert (found.check, found.severity, "cover the whole image" in found.what) == (Check.EQUAL_BOXES, W, True)
+
+
 def test_names_that_differ_by_case_alone_are_a_note(write_clean: Callable[[str, CoordSpace], Path]) -> None:
     def change(number: int, line: Line) -> None:
         for item in line["objects"]:
