@@ -80,7 +80,7 @@ step infer_stage1 "detect with Stage-1" infer stage1 "$OUT/stage1-merged" infer.
 step infer_calibration "detect with Stage-2 on the calibration pictures" infer calibration "$OUT/stage2-merged" infer.gt_jsonl="$calibration"
 step calibrate "make probabilities of scores" coordexp calibrate --pred_jsonl "$OUT/runs/calibration/gt_vs_pred.jsonl" --out "$OUT/calibration.json"
 step infer_stage2 "detect with Stage-2, calibrated" infer stage2 "$OUT/stage2-merged" infer.gt_jsonl="$data/val.unique.coord.jsonl" infer.calibration="$OUT/calibration.json"
-step compare "did Stage-2 help?" coordexp eval compare "$OUT/runs/stage1" "$OUT/runs/stage2"
+step compare "did Stage-2 help?" coordexp eval compare "$OUT/runs/stage1" "$OUT/runs/stage2" --label-match exact --pixel-mode exact
 step report "one page" coordexp report "$OUT/runs/stage2" --before "$OUT/runs/stage1" --training "$(last_run "$OUT/stage2")" -o "$OUT/report.html"
 step export "predictions for COCO tools" coordexp eval export "$OUT/runs/stage2" --out_dir "$OUT/coco"
 

@@ -23,15 +23,24 @@ def scores_of(run: Path) -> list[str]:
     return [f"{found['metrics'][key]:.3f} [{intervals[key][0]:.3f}, {intervals[key][1]:.3f}]" for key in SCORES]
 
 
+def differences(comparison: Path) -> list[str]:
+    """Of the second run over the first, images resampled in pairs."""
+    found: dict[str, Any] = json.loads(comparison.read_text(encoding="utf-8"))["metrics"]
+    return [f"{found[key]['delta']:+.3f} [{found[key]['interval'][0]:+.3f}, {found[key]['interval'][1]:+.3f}]" for key in SCORES]
+
+
 def main(folder: Path) -> None:
-    console = Console(width=110)
+    console = Console(width=120)
+    comparison = folder / "runs" / "stage2" / "compare_with_stage1"
     table = Table("after", *SCORES.values(), title="Held-out pictures, 95 % intervals")
     for name in ("stage1", "stage2"):
         table.add_row(name, *scores_of(folder / "runs" / name))
+    table.add_row("what Stage-2 brought", *differences(comparison / "compare.json"))
     console.print(table)
-    seconds = {path.name: int(path.read_text()) for path in (folder / ".steps").iterdir()}
-    console.print("seconds: " + ", ".join(f"{name} {spent}" for name, spent in seconds.items() if spent) + f"; together {sum(seconds.values())}")
-    console.print(f"report: {folder / 'report.html'}   comparison: {folder / 'runs' / 'stage2' / 'compare'}   COCO files: {folder / 'coco'}")
+    steps = sorted((folder / ".steps").iterdir(), key=lambda path: path.stat().st_mtime)
+    seconds = {path.name: int(path.read_text()) for path in steps}
+    console.print("seconds: " + ", ".join(f"{name} {spent}" for name, spent in seconds.items()) + f"; together {sum(seconds.values())}")
+    console.print(f"report: {folder / 'report.html'}\ncomparison: {comparison / 'compare.html'}\nCOCO files: {folder / 'coco'}")
 
 
 if __name__ == "__main__":
