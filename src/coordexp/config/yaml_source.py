@@ -123,6 +123,8 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         raise ConfigError(
             f"not valid YAML: {error.problem or error.context}", where=f"{source}:{line}", fix="check indentation, quotes and brackets"
         ) from error
+    except RecursionError as error:
+        raise ConfigError("nested too deeply", where=source, fix="a setting is a few levels deep: check the brackets") from error
     finally:
         loader.dispose()
 

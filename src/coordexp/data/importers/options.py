@@ -134,7 +134,7 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         tree: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"the label map cannot be read ({error.strerror})", where=str(path), fix="check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         raise DataError("not YAML or JSON in UTF-8", where=str(path), fix="write one line `old label: new label` for each") from error
     if not isinstance(tree, dict):
         raise DataError("not a mapping of labels", where=str(path), fix="write one line `old label: new label` for each")

@@ -88,7 +88,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         what = "data.yaml does not exist" if isinstance(error, FileNotFoundError) else f"data.yaml cannot be read ({error.strerror})"
         raise DataError(what, where=str(path), fix="check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         raise DataError(f"not YAML in UTF-8 ({' '.join(str(error).split())})", where=str(path), fix=_MIXED) from error
     if not isinstance(tree, dict):
         raise DataError("not a mapping", where=str(path), fix=_MIXED)
