@@ -100,7 +100,10 @@ class EngineLoop:
             self._fail(error, [])
 
     def _keep(self, answer: Any) -> None:
-        job = self._owners.pop(answer.request_id)
+        job = self._owners.pop(answer.request_id, None)
+        if job is None:
+            # of a caller that got an error, while the engine went on with what it had taken
+            return
         job.answers[answer.request_id] = answer
         if len(job.answers) == len(job.names):
             job.done.set_result([job.answers[name] for name in job.names])

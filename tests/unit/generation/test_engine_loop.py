@@ -35,11 +35,11 @@ class ScriptedEngine:
     def enqueue(self, prompts: list[int], parameters: list[Any], *, use_tqdm: bool) -> list[str]:
         assert not use_tqdm
         assert len(prompts) == len(parameters)
-        if -1 in prompts:
-            raise ValueError("the prompt is too long")
         names = [str(len(self.asked) + number) for number in range(len(prompts))]
-        self.left |= dict(zip(names, prompts, strict=True))
-        self.asked |= dict(zip(names, prompts, strict=True))
+        for name, prompt in zip(names, prompts, strict=True):
+            if prompt == -1:
+                raise ValueError("the prompt is too long")
+            self.left[name] = self.asked[name] = prompt
         return [f"{name}-random" for name in names]
 
     def has_unfinished_requests(self) -> bool:
@@ -93,11 +93,15 @@ def test_callers_share_the_batch_and_each_gets_its_own_answers_in_order(loop: En
 
 def test_a_request_that_cannot_be_taken_is_an_error_for_its_caller_alone(loop: EngineLoop, engine: ScriptedEngine) -> None:
     with ThreadPoolExecutor(1) as callers:
-        good = callers.submit(ask, loop, 2)
+        good = callers.submit(ask, loop, 4)
+        while not engine.threads:
+            pass
         with pytest.raises(ValueError, match="too long"):
             engine.gate.set()
             ask(loop, 1, -1)
-        assert good.result(20) == ["answer to 2"]
+        # the first of the two was taken, and ends with nobody to hear of it
+        assert good.result(20) == ["answer to 4"]
+    assert ask(loop, 1) == ["answer to 1"]
 
 
 def test_an_engine_that_breaks_is_an_error_for_all_that_wait_and_not_for_those_who_come_later(loop: EngineLoop, engine: ScriptedEngine) -> None:
