@@ -106,38 +106,10 @@ def evaluate(
     from coordexp.config.evaluation import EvalConfig
     from coordexp.config.loading import load_config
 
-    flags = overrides_of(
-        {
-            "pred_jsonl": ("--pred_jsonl", pred_jsonl),
-            "coco_gt": ("--coco-gt", coco_gt),
-            "coco_preds": ("--coco-preds", coco_preds),
-            "protocol": ("--protocol", protocol),
-            "out_dir": ("--out_dir", out_dir),
-            "metrics": ("--metrics", metrics),
-            "strict_parse": ("--strict-parse", strict_parse),
-            "no_segm": ("--no-segm", no_segm or None),
-            "iou_thrs": ("--iou-thrs", _numbers("--iou-thrs", iou_thrs)),
-            "f1ish_iou_thrs": ("--f1ish-iou-thrs", _numbers("--f1ish-iou-thrs", f1ish_iou_thrs)),
-            "f1ish_pred_scope": ("--f1ish-pred-scope", f1ish_pred_scope),
-            "label_match": ("--label-match", label_match),
-            "semantic_model": ("--semantic-model", semantic_model),
-            "semantic_threshold": ("--semantic-threshold", semantic_threshold),
-            "semantic_device": ("--semantic-device", semantic_device),
-            "semantic_batch_size": ("--semantic-batch-size", semantic_batch_size),
-            "pixel_mode": ("--pixel-mode", pixel_mode),
-            "score_mode": ("--score-mode", score_mode),
-            "bootstrap": ("--bootstrap", bootstrap),
-            "bootstrap_seed": ("--bootstrap-seed", bootstrap_seed),
-            "overlay": ("--overlay", overlay),
-            "overlay_k": ("--overlay-k", overlay_k),
-            "report": ("--report", report),
-            "root_image_dir": ("--root_image_dir", root_image_dir),
-            "report_thumbnails": ("--report-thumbnails", report_thumbnails),
-            "num_workers": ("--num-workers", num_workers),
-            "unknown_policy": ("--unknown-policy", unknown_policy),
-            "semantic_fallback": ("--semantic-fallback", semantic_fallback),
-        }
-    )
+    given: dict[str, Any] = {name: value for name, value in ctx.params.items() if name != "config"}
+    given |= {"no_segm": no_segm or None, "iou_thrs": _numbers("--iou-thrs", iou_thrs), "f1ish_iou_thrs": _numbers("--f1ish-iou-thrs", f1ish_iou_thrs)}
+    flag_of = {param.name: param.opts[0] for param in ctx.command.params}
+    flags = overrides_of({name: (flag_of[name], value) for name, value in given.items()})
     loaded = load_config(config, EvalConfig, flags)
     _warn_about_ignored(loaded.config.model_dump())
     from coordexp.recipes.evaluate import run_evaluation
