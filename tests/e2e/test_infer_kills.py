@@ -66,6 +66,20 @@ def _infer(arguments: tuple[str, ...]) -> None:
     sys.exit(main(["infer", *arguments]))
 
 
+def wait_for_answers(process: Any, journal: Path, count: int) -> None:
+    """Until this process has added as many lines, or has ended."""
+    before = lines_of(journal)
+    while process.is_alive() and lines_of(journal) < before + count:
+        process.join(0.01)
+
+
+def lines_of(journal: Path) -> int:
+    try:
+        return journal.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
 def result(folder: Path) -> bytes:
     return (folder / "gt_vs_pred.jsonl").read_bytes()
 
@@ -84,7 +98,11 @@ def test_a_run_that_is_killed_again_and_again_leaves_the_same_bytes(write_run) -
     while num_kills < NUM_KILLS:
         num_resumed += journal_path(folder / "gt_vs_pred.jsonl").exists()
         process = start("--config", str(path), *(["--overwrite"] if (folder / "summary.json").exists() else []))
-        process.join(rng.uniform(0.05, 4.0 if IS_LONG else 2.5))
+        if num_kills % 2:  # while answers are written, however slow the machine is
+            wait_for_answers(process, journal_path(folder / "gt_vs_pred.jsonl"), rng.randrange(1, 12))
+            process.join(rng.uniform(0.0, 0.3))
+        else:  # at any moment, the start included
+            process.join(rng.uniform(0.05, 4.0 if IS_LONG else 2.5))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             num_kills += 1
