@@ -19,17 +19,31 @@ step() { # step <name> <command…>: run it, show its output only when it fails
   rm -f "$log"
 }
 
+finished() { # finished <process> <log>: wait for a process of this shell, say what it said
+  wait "$1"
+  local code=$?
+  cat "$2"
+  return $code
+}
+
 step "lint" $bin/ruff check .
 step "format" $bin/ruff format --check .
 step "import rules" $bin/lint-imports
-step "types" $bin/pyright
 step "generated docs are current" $bin/python tools/generate_docs.py --check
+
+types_log="$(mktemp)" # the types are checked by the second core, while the tests begin
+set -m # in a process group of its own, which ends with this script
+$bin/pyright >"$types_log" 2>&1 &
+types=$!
+set +m
+trap 'kill -- "-$types" 2>/dev/null; rm -f "$types_log"' EXIT
 
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 rm -f .coverage .coverage.*
 if ! $bin/coverage run -m pytest "$@"; then
   failed+=("tests")
 fi
+step "types (beside the tests)" finished "$types" "$types_log"
 $bin/coverage combine -q 2>/dev/null
 core="src/coordexp/types/*,src/coordexp/config/*,src/coordexp/geometry/*,src/coordexp/metrics/*,src/coordexp/codec/*,src/coordexp/targets/*,src/coordexp/evaluation/*,src/coordexp/viz/*,src/coordexp/data/*,src/coordexp/batching/plan.py,src/coordexp/batching/segments.py"
 if [ "$#" -eq 0 ]; then
