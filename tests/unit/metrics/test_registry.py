@@ -17,7 +17,7 @@ desc_token_acc_top5 format_token_acc_top5 coord_token_acc_top5 coord_monitor/fli
 coord_monitor/flip_format_to_coord coord_monitor/flip_desc_to_coord coord_monitor/coord_vocab_mass_at_gt_coord coord_monitor/coord_vocab_mass_at_gt_text
 coord_monitor/coord_vocab_mass_at_gt_format coord_monitor/coord_vocab_mass_at_gt_desc pack/num_samples accum/grad_steps accum/current_grad_steps"""
 
-STAGE2_PUBLIC = """time/{rollout_generate_s,rollout_parse_match_s,rollout_teacher_encode_s,post_rollout_pack_s,mask_build_s,forward_s,weight_sync_s}
+STAGE2_PUBLIC = """time/{rollout_generate_s,rollout_parse_match_s,rollout_teacher_encode_s,post_rollout_pack_s,mask_build_s,forward_s,weight_sync_s,offload_s}
 rollout/{gen_new_tokens_total,gen_new_tokens_mean,gen_new_tokens_p90,gen_new_tokens_p99,gen_tokens_per_s}
 rollout/{do_sample,temperature,top_p,top_k,decode_greedy,decode_beam,num_beams,max_new_tokens,repetition_penalty,backend_hf,backend_vllm,seed_base}
 rollout/{parse_dropped_invalid,parse_dropped_ambiguous,parse_truncated,parse_truncated_rate,parse_obj_total,parse_obj_valid_frac,parse_obj_drop_frac}
