@@ -194,7 +194,7 @@ def _decode(path: Path) -> _Document:
     except msgspec.ValidationError as error:
         raise schema_problem(path, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"not JSON in UTF-8 ({error})", where=str(path), fix="a COCO instances file is one JSON object") from error
+        raise DataError(f"not JSON in UTF-8 ({error})", where=str(path), fix="a COCO instances file is one JSON object, without NaN and Infinity") from error
 
 
 def schema_problem(path: Path, error: msgspec.ValidationError) -> DataError:

@@ -81,11 +81,13 @@ class FilterSummary:
     """Records by reason."""
     num_cut: int = 0
     """Records that lost objects to the limit."""
+    num_cut_objects: int = 0
+    """The objects that they lost."""
 
     def sentence(self) -> str:
         """The counts as one phrase."""
         gone = [f"{count} dropped as {reason}" for reason, count in sorted(self.dropped.items())]
-        cut = [f"{self.num_cut} cut to the limit of objects"] if self.num_cut else []
+        cut = [f"{self.num_cut} cut to the limit of objects ({self.num_cut_objects} objects left out)"] if self.num_cut else []
         return ", ".join([f"{self.num_records} records kept, {self.num_objects} objects", *gone, *cut])
 
 
@@ -154,6 +156,7 @@ def _kept(
             index.add(mark, record.image)
         kept = _cut(record, settings)
         summary.num_cut += kept is not record
+        summary.num_cut_objects += len(record.objects) - len(kept.objects)
         summary.num_records += 1
         summary.num_objects += len(kept.objects)
         yield kept

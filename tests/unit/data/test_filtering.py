@@ -73,7 +73,7 @@ def test_the_limit_of_objects_drops_the_image_or_cuts_it(write: Callable[..., Pa
     for rule, labels in (("largest", ["y", "z"]), ("first", ["x", "y"])):
         summary = filter_file(source, FilterSettings(max_objects=2, over_limit=rule))  # type: ignore[arg-type]
         assert [item.desc for item in read_records(summary.output)[0].objects] == labels
-        assert (summary.num_cut, summary.num_records) == (1, 2)
+        assert (summary.num_cut, summary.num_cut_objects, summary.num_records) == (1, 1, 2)
 
 
 def test_the_name_of_the_output_keeps_the_ending_of_the_coordinate_space() -> None:

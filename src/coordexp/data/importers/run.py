@@ -16,6 +16,7 @@ from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import Record
 
+_AGAIN = "records about an image that an earlier record is about"
 _FIND_IMAGES = "check that this is the folder that the file names are relative to, or leave such images out with --skip-bad-images"
 
 
@@ -49,6 +50,8 @@ def import_source(source: Source, *, output: Path, options: ImportOptions, progr
 
 def _records(source: Source, output: Path, options: ImportOptions, summary: ImportSummary, progress: Progress) -> Generator[Record]:
     """The images are in their place when the last record has been taken, and so before the record file is."""
+    seen: set[int] = set()
+    """Hashes of names, which take less memory than the names."""
     with open_image_store(source.image_root, output) as store:
         for image in progress.track(source.images(), "import", total=source.num_images):
             if not options.takes(image.name):
@@ -59,6 +62,8 @@ def _records(source: Source, output: Path, options: ImportOptions, summary: Impo
                 summary.num_objects += len(record.objects)
                 summary.num_empty_images += not record.objects
                 summary.labels.update(item.desc for item in record.objects)
+                summary.notes[_AGAIN] += hash(record.image) in seen
+                seen.add(hash(record.image))
                 yield record
         summary.num_linked, summary.num_copied, summary.num_written = store.num_linked, store.num_copied, store.num_written
         summary.notes.update(source.notes)

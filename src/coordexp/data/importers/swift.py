@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from coordexp.types.progress import Progress
 
 _UNITS: dict[str, Unit] = {"real": "pixel", "norm1": "fraction", "norm_1": "fraction", "norm1000": "thousandth", "norm_1000": "thousandth"}
 _SLOT = re.compile(r"<ref-object>|<bbox>")
-_AGAIN = "rows about an image that an earlier row is about"
 
 
 def import_swift(
@@ -51,20 +49,14 @@ def open_swift(rows: Path, *, images: Path, merge_rows: bool = False) -> Source:
         DataError: no such file.
     """
     open_records(rows).close()
-    notes: Counter[str] = Counter()
 
     def iterate() -> Iterator[SourceImage]:
-        notes.clear()
         if merge_rows:
             yield from _merged(rows, images)
             return
-        seen: set[int] = set()
-        for _, image in _iter_rows(rows, images):
-            notes[_AGAIN] += hash(image.name) in seen
-            seen.add(hash(image.name))
-            yield image
+        yield from (image for _, image in _iter_rows(rows, images))
 
-    return Source(str(rows), images, iterate, inputs=(rows,), notes=notes)
+    return Source(str(rows), images, iterate, inputs=(rows,))
 
 
 def _iter_rows(path: Path, root: Path) -> Iterator[tuple[int, SourceImage]]:

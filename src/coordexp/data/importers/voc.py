@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
@@ -23,6 +23,7 @@ from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.importers.run import import_source
 from coordexp.data.importers.source import Problem, Source, SourceImage, SourceObject
 from coordexp.data.importers.yolo import IMAGE_SUFFIXES
+from coordexp.data.paths import describe_bad_path
 from coordexp.types.errors import DataError
 from coordexp.types.progress import Progress
 
@@ -94,6 +95,10 @@ def open_voc(
 
     def iterate() -> Iterator[SourceImage]:
         notes.clear()
+        if split is None:
+            notes["XML files in folders below, left out"] += sum(
+                len(path.relative_to(folders.annotations).parts) > 1 for path in _xml_files(folders, deep=True)
+            )
         yield from map(reader.read, files)
 
     inputs = () if split is None else (folders.lists / f"{split}.txt",)
@@ -104,7 +109,7 @@ def _annotation_files(folders: VocFolders, root: Path, split: str | None) -> lis
     if not root.is_dir():
         raise DataError("the folder does not exist", where=str(root), fix="check the path")
     if split is None:
-        files = sorted(folders.annotations.glob("*.xml"))
+        files = sorted(_xml_files(folders))
         if not files:
             raise DataError("there is no XML file", where=str(folders.annotations), fix="give the folder that holds Annotations/")
         return files
@@ -112,12 +117,22 @@ def _annotation_files(folders: VocFolders, root: Path, split: str | None) -> lis
     if not path.is_file():
         found = sorted(file.stem for file in folders.lists.glob("*.txt"))
         raise DataError("the split does not exist", where=str(path), fix=f"choose one of: {', '.join(found)}" if found else "leave --split out")
-    # lists of one class hold a second column, 1 where the class is present
     try:
-        rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        rows = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise DataError("not a text in UTF-8", where=str(path), fix="a line is the name of an annotation without its suffix") from error
-    return [folders.annotations / f"{row[0]}.xml" for row in rows if row]
+    return [_listed(folders, row) for row in rows if row]
+
+
+def _listed(folders: VocFolders, row: str) -> Path:
+    """The annotation of a row: the whole of it may be a name with spaces; lists of one class hold a second column, 1 where the class is present."""
+    whole = folders.annotations / f"{row}.xml"
+    return whole if whole.is_file() else folders.annotations / f"{row.split()[0]}.xml"
+
+
+def _xml_files(folders: VocFolders, *, deep: bool = False) -> Iterator[Path]:
+    found = folders.annotations.rglob("*") if deep else folders.annotations.iterdir()
+    return (path for path in found if path.suffix.lower() == ".xml" and path.is_file())
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +193,11 @@ class _Reader:
 
     def _image_name(self, tree: Element, path: Path) -> str:
         """The file that the annotation names, else the image that is called like the annotation: names of other machines are common."""
-        name = _text(tree, "filename").replace("\\", "/").rpartition("/")[2]
-        if name and (self.folders.images / name).is_file():
-            return name
+        given = _text(tree, "filename").replace("\\", "/")
+        name = given.rpartition("/")[2]
+        for candidate in (given, name):
+            if name and describe_bad_path(candidate) is None and (self.folders.images / candidate).is_file():
+                return str(PurePosixPath(candidate))
         for suffix in sorted(IMAGE_SUFFIXES):
             for candidate in (path.stem + suffix, path.stem + suffix.upper()):
                 if (self.folders.images / candidate).is_file():

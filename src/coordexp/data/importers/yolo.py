@@ -23,6 +23,9 @@ from coordexp.types.progress import Progress
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 _NO_LABELS = "images without a label file"
+_NO_IMAGE = "label files without an image, left out"
+_NO_LABEL_FILES = frozenset({"classes.txt", "notes.txt"})
+"""What labelling tools write beside the labels."""
 _MIXED = "a data.yaml names its splits (train, val) and its classes (names)"
 
 
@@ -62,6 +65,7 @@ def open_yolo(data_yaml: Path, *, split: str) -> Source:
         for place in places:
             for path in _image_paths(place, root):
                 yield _read_image(path, common, classes, data_yaml, notes)
+        notes[_NO_IMAGE] += sum(map(_count_labels_alone, places))
 
     return Source(str(data_yaml), common, iterate, inputs=(data_yaml,), notes=notes)
 
@@ -84,7 +88,9 @@ def _pose_values(tree: dict[str, Any], path: Path) -> int:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        tree: Any = yaml.safe_load(text)
+        spelled: Any = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 – makes nothing but texts, lists and mappings
     except OSError as error:
         what = "data.yaml does not exist" if isinstance(error, FileNotFoundError) else f"data.yaml cannot be read ({error.strerror})"
         raise DataError(what, where=str(path), fix="check the path") from error
@@ -92,7 +98,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise DataError(f"not YAML in UTF-8 ({' '.join(str(error).split())})", where=str(path), fix=_MIXED) from error
     if not isinstance(tree, dict):
         raise DataError("not a mapping", where=str(path), fix=_MIXED)
-    return cast(dict[str, Any], tree)
+    # names as they are written: a class called no, 1.10 or null is no truth value, no number and not nothing
+    return {**cast(dict[str, Any], tree), "names": spelled.get("names")}
 
 
 def _read_names(names: Any, path: Path) -> dict[int, str]:
@@ -129,6 +136,15 @@ def _image_paths(place: Path, root: Path) -> Iterator[Path]:
         for line in stream:
             if name := line.strip().replace("\\", "/"):
                 yield place.parent / name if name.startswith("./") else root / name
+
+
+def _count_labels_alone(place: Path) -> int:
+    """Label files of a folder of images that no image belongs to: its suffix is unknown, or it is lost."""
+    labels = label_path(place / "any.jpg").parent
+    if not place.is_dir() or labels == place or not labels.is_dir():
+        return 0
+    with_image = {label_path(image) for image in _image_paths(place, place)}
+    return sum(path not in with_image and path.name not in _NO_LABEL_FILES for path in labels.rglob("*.txt"))
 
 
 def _read_image(path: Path, root: Path, classes: _Classes, data_yaml: Path, notes: Counter[str]) -> SourceImage:
@@ -174,7 +190,7 @@ def _read_line(fields: list[str], where: str, classes: _Classes, notes: Counter[
     label = classes.names.get(int(number)) if number.is_integer() else None
     if label is None:
         return SourceObject("", where, problem=Problem("unknown_class", f"class {fields[0]} is not among the {len(classes.names)} names of data.yaml"))
-    if len(values) == classes.num_pose_values:
+    if values and len(values) == classes.num_pose_values:
         notes["objects with keypoints, of which the box was taken"] += 1
         values = values[:4]
     if len(values) == 4:

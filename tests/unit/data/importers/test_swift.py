@@ -60,7 +60,9 @@ def test_every_box_has_its_name_and_is_in_pixels(source: Path, read_valid: Calla
         [],
     ]
     assert [record.image for record in records] == [f"images/train/{name}" for name in ("cow.jpg", "deep/dog.jpg", "cow.jpg", "deep/dog.jpg", "empty.jpg")]
-    assert summary.sentence().startswith("5 images (1 without objects), 8 objects, 3 clamped to the border, 2 rows about an image that an earlier row is about")
+    assert summary.sentence().startswith(
+        "5 images (1 without objects), 8 objects, 3 clamped to the border, 2 records about an image that an earlier record is about"
+    )
 
 
 def test_rows_about_one_image_become_one_record_on_demand(source: Path, read_valid: Callable[[Path], list[Record]]) -> None:

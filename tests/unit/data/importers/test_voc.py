@@ -156,3 +156,24 @@ def test_a_folder_of_xml_files_and_pictures_is_enough(tmp_path: Path, paint: Cal
     for folder, sentence in (("nowhere", "the folder does not exist"), ("out", "there is no XML file")):
         with pytest.raises(DataError, match=sentence):
             imported(tmp_path / folder)
+
+
+def test_images_in_folders_are_found_and_annotations_in_folders_are_counted(
+    root: Path, paint: Callable[..., Path], read_valid: Callable[[Path], list[Record]]
+) -> None:
+    paint(root / "JPEGImages/day one/x.jpg", WIDTH, HEIGHT)
+    (root / "Annotations/first.XML").write_text(xml("day one/x.jpg", item("dog", "1", "1", "9", "9")))
+    (root / "Annotations/deep").mkdir()
+    (root / "Annotations/deep/second.xml").write_text(xml("day one/x.jpg", item("dog", "1", "1", "9", "9")))
+    assert "1 XML files in folders below, left out" in imported(root).sentence()
+    found = {record.metadata["source"]: record.image for record in read_valid(root.parent / "out" / "voc.jsonl")}
+    assert found.keys() == {*(f"{stem}.xml" for stem in FILES), "first.XML"}
+    assert found["first.XML"] == "images/voc/day one/x.jpg"
+
+
+def test_a_list_may_name_annotations_with_spaces(root: Path, paint: Callable[..., Path], read_valid: Callable[[Path], list[Record]]) -> None:
+    paint(root / "JPEGImages/my photo 1.jpg", WIDTH, HEIGHT)
+    (root / "Annotations/my photo 1.xml").write_text(xml("my photo 1.jpg", item("dog", "1", "1", "9", "9")))
+    (root / "ImageSets/Main/spaced.txt").write_text("my photo 1\n2007_000027 -1\n")
+    imported(root, split="spaced")
+    assert [record.metadata["source"] for record in read_valid(root.parent / "out" / "voc.jsonl")] == ["my photo 1.xml", "2007_000027.xml"]

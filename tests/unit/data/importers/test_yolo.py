@@ -137,3 +137,28 @@ def test_a_broken_data_yaml_is_one_sentence(source: Path, text: str, sentence: s
 def test_labels_lie_beside_the_last_folder_of_images() -> None:
     assert label_path(Path("images/x/images/train/a.b.png")) == Path("images/x/labels/train/a.b.txt")
     assert label_path(Path("pictures/a.png")) == Path("pictures/a.txt")
+
+
+def test_names_are_taken_as_they_are_spelled(source: Path, read_valid: Callable[[Path], list[Record]]) -> None:
+    source.write_text("train: images/train\nnames: [no, null, 1.10]\n")
+    summary = imported(source)
+    assert set(summary.labels) == {"no", "null", "1.10"}
+    assert {found.desc for record in read_valid(source.parent / "out" / "train.jsonl") for found in record.objects} == {"no", "null", "1.10"}
+
+
+def test_label_files_that_no_image_belongs_to_are_counted(source: Path, paint: Callable[..., Path]) -> None:
+    labels = source.parent / "labels/train"
+    (labels / "phone.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (labels / "deep").mkdir()
+    (labels / "deep/lost.txt").write_text("")
+    (labels / "classes.txt").write_text("cat\n")
+    assert "2 label files without an image, left out" in imported(source).sentence()
+    paint(source.parent / "images/train/phone.png", 30, 30)
+    assert "1 label files without an image, left out" in imported(source).sentence()
+
+
+def test_a_line_of_a_class_alone_is_no_object_with_keypoints(source: Path) -> None:
+    (source.parent / "labels/train/flat.txt").write_text("0\n")
+    summary = imported(source, skip_invalid=True)
+    assert summary.skipped == {"bad_line": 1}
+    assert "keypoints" not in summary.sentence()
