@@ -164,10 +164,11 @@ def _filter(chain: _Chain, scaled: Path, config: PrepareConfig, *, against: Path
         against=() if against is None else (against,),
     )
     output = filtered_path(scaled, settings)
+    earlier = "" if against is None else file_sha256(against) + tree_stamp(against.parent / "images" / "val")  # another picture may have the same record
     chain.run(
         "filter",
         output,
-        settings={**asdict(settings), "against": None if against is None else file_sha256(against), "source": file_sha256(scaled)},
+        settings={**asdict(settings), "against": earlier, "source": file_sha256(scaled)},
         work=lambda: filter_file(scaled, settings, output=output, workers=config.workers, progress=progress).sentence(),
         key=key,
     )

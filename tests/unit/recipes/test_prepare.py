@@ -115,6 +115,16 @@ def test_training_images_that_resemble_validation_images_are_dropped(tmp_path: P
     assert kept.num_images == 3
 
 
+def test_another_validation_picture_of_the_same_record_is_kept_apart_too(tmp_path: Path) -> None:
+    _overrides(tmp_path, "train", "val")
+    theirs, ours = (sorted((tmp_path / name / "images").glob("*.png"))[0] for name in ("val", "train"))
+    (train, _) = prepare(tmp_path, "filter.duplicates=2", splits=("train", "val"))
+    assert train.num_images == 3
+    Image.open(ours).save(theirs)
+    train, val = prepare(tmp_path, "filter.duplicates=2", splits=("train", "val"))
+    assert (val.num_images, train.num_images) == (3, 2)
+
+
 def test_the_limit_in_the_name_of_the_preset_is_kept(tmp_path: Path) -> None:
     (split,) = prepare(tmp_path, "preset=rescale_16_36_bbox_max1", "splits.train.over_limit=first")
     counts = [len(record.objects) for record in read_records(split.path)]
