@@ -68,8 +68,10 @@ def atomic_writer(path: Path, mode: str = "w") -> Generator[IO[str]]:
     """A text file that appears at `path` complete (flushed to disk, then renamed) or not at all.
 
     Raises:
-        OutputError: the disk is full, or the folder cannot be written.
+        OutputError: the disk is full, the folder cannot be written, or `path` is a folder.
     """
+    if path.is_dir():
+        raise OutputError("is a folder, not a file", where=str(path), fix="name a file in it")
     with translate_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")

@@ -124,3 +124,9 @@ def test_a_write_that_the_system_cuts_short_is_an_output_error_and_leaves_nothin
     assert "larger than allowed" in done.stderr
     assert list(tmp_path.iterdir()) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+
+
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is a folder, not a file; name a file in it"):
+        write_text(tmp_path, "text")
+    assert list(tmp_path.parent.glob("*.part")) == []

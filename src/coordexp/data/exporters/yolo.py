@@ -14,12 +14,15 @@ from coordexp.data.image_files import link_or_copy
 from coordexp.data.importers.yolo import label_path
 from coordexp.data.jsonl import iter_records
 from coordexp.data.paths import resolve_image
-from coordexp.types.errors import DataError
+from coordexp.types.errors import DataError, OutputError
 from coordexp.types.files import replace_owned
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, DetObject, Record
 
-_OWNED = frozenset({"images", "labels", "data.yaml", "data.card.md"})
+_MARKER = ".exported"
+"""Says that images, labels and data.yaml beside it were written by an export and may be replaced."""
+_PARTS = ("images", "labels", "data.yaml")
+_OWNED = frozenset({*_PARTS, "data.card.md", _MARKER})
 
 
 @dataclass(slots=True)
@@ -45,8 +48,9 @@ def export_yolo(sources: Mapping[str, Path], folder: Path, *, coord_space: Coord
 
     Raises:
         DataError: a broken record, a missing image, two records about one image.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds images, labels or a data.yaml of somebody else.
     """
+    _refuse_foreign(folder, sources)
     progress = progress or NoProgress()
     summary = ExportSummary()
     for source in sources.values():
@@ -61,8 +65,19 @@ def export_yolo(sources: Mapping[str, Path], folder: Path, *, coord_space: Coord
             for record in progress.track(iter_records(source, coord_space=coord_space), f"export {split}"):
                 _write_record(record, writer)
         tree = {"path": ".", **{split: f"images/{split}" for split in sources}, "names": dict(enumerate(names))}
+        (new / _MARKER).write_text("coordexp data export yolo\n", encoding="utf-8")
         (new / "data.yaml").write_text(yaml.safe_dump(tree, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return summary
+
+
+def _refuse_foreign(folder: Path, sources: Mapping[str, Path]) -> None:
+    """Nothing is replaced that an export did not write, least of all the images that are exported."""
+    for source in sources.values():
+        if source.parent.resolve() == folder.resolve():
+            raise OutputError(f"is the folder of {source.name} and its images", where=str(folder), fix="choose another output folder")
+    found = [name for name in _PARTS if (folder / name).exists()]
+    if found and not (folder / _MARKER).is_file():
+        raise OutputError(f"holds {' and '.join(found)}, which no export wrote", where=str(folder), fix="choose another output folder")
 
 
 def _write_record(record: Record, writer: _Writer) -> None:

@@ -24,6 +24,7 @@ from coordexp.data.importers.options import ImportOptions
 from coordexp.data.importers.yolo import import_yolo
 from coordexp.data.jsonl import read_records, write_records
 from coordexp.geometry.polygons import canonical_ring
+from coordexp.types.errors import OutputError
 from coordexp.types.records import DetObject, GeometryKind, Record
 
 LABELS = ("chat écaillé", "猫", "7", "no: yes", "black  cat")
@@ -156,3 +157,18 @@ def test_what_cannot_be_exported_is_one_sentence(
     assert main(["data", *line.split()]) == 2
     assert sentence in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_an_export_to_yolo_replaces_nothing_that_it_did_not_write(tmp_path: Path) -> None:
+    source = draw(tmp_path / "set", "bbox_2d", num=2)
+    before = sorted((path, path.stat().st_size) for path in tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=rf"is the folder of {source.name} and its images"):
+        export_yolo({"train": source}, source.parent)
+    assert sorted((path, path.stat().st_size) for path in tmp_path.rglob("*")) == before
+    (tmp_path / "other/images").mkdir(parents=True)
+    (tmp_path / "other/images/mine.png").touch()
+    with pytest.raises(OutputError, match="holds images, which no export wrote"):
+        export_yolo({"train": source}, tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").rglob("*")] == ["images", "mine.png"]
+    for _ in range(2):
+        export_yolo({"train": source}, tmp_path / "yolo")
