@@ -19,7 +19,7 @@ from coordexp.data.importers.options import OverLimit
 from coordexp.data.jsonl import iter_records, write_records
 from coordexp.data.near_duplicates import MAX_DISTANCE, Fingerprint, NearDuplicates, fingerprint
 from coordexp.data.parallel import choose_workers, map_in_order
-from coordexp.data.paths import refuse_other_folder, resolve_image
+from coordexp.data.paths import refuse_other_folder, refuse_replacing, resolve_image
 from coordexp.types.errors import DataError
 from coordexp.types.files import atomic_writer
 from coordexp.types.progress import NoProgress, Progress
@@ -127,6 +127,7 @@ def filter_file(
     """
     target = output or filtered_path(source, settings)
     refuse_other_folder(source, target)
+    refuse_replacing(target, settings.against)
     progress = progress or NoProgress()
     summary = FilterSummary(target)
     index = None if settings.duplicates is None else NearDuplicates(distance=settings.duplicates)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from coordexp.data.image_files import ImageStore, no_empty_folders, open_image_store
 from coordexp.data.jsonl import iter_records, write_records
+from coordexp.data.paths import refuse_replacing
 from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, Record
@@ -47,9 +48,8 @@ def merge_files(sources: Mapping[str, Path], output: Path, *, coord_space: Coord
         DataError: a broken record, a missing image, files in pixels and in bins, which no training would take together.
         OutputError: the output cannot be written.
     """
-    for name, source in sources.items():
-        if source.resolve() == output.resolve():
-            raise DataError("the output would replace its source", where=str(output), fix="choose another name with --output")
+    refuse_replacing(output, sources.values())
+    for name in sources:
         if not name or "/" in name or name in (".", ".."):
             raise DataError(f"{name!r} cannot be the name of a folder", where="merge", fix="write NAME=FILE")
     summary = MergeSummary()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from coordexp.types.errors import DataError
@@ -51,5 +52,10 @@ def refuse_other_folder(source: Path, target: Path) -> None:
     """Raises DataError: the output of a step within a folder lies elsewhere, or would replace its source."""
     if target.parent.resolve() != source.parent.resolve():
         raise DataError("the output must lie in the folder of its source", where=str(target), fix="image paths are relative to that folder")
-    if target.resolve() == source.resolve():
+    refuse_replacing(target, [source])
+
+
+def refuse_replacing(target: Path, sources: Iterable[Path]) -> None:
+    """Raises DataError: the output would be written over one of the files that it is made from."""
+    if any(target.resolve() == source.resolve() for source in sources):
         raise DataError("the output would replace its source", where=str(target), fix="choose another name with --output")

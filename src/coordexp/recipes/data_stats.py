@@ -14,7 +14,9 @@ from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.codec.token_count import AnswerLengths
 from coordexp.data.convert import to_norm1000
 from coordexp.data.jsonl import iter_records
+from coordexp.data.paths import refuse_replacing
 from coordexp.data.stats import DataStats, TokenLengths, collect_stats, stats_paths
+from coordexp.types.errors import DataError
 from coordexp.types.files import write_text
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, GeometryKind, Record
@@ -47,6 +49,10 @@ def run_stats(
         OutputError: the page cannot be written.
     """
     page = output or stats_paths(source)[0]
+    if page.suffix == ".json":
+        raise DataError("the page would have the name of the JSON beside it", where=str(page), fix="name the page .html")
+    for target in (page, page.with_suffix(".json")):
+        refuse_replacing(target, [source])
     records: Iterator[Record] = (progress or NoProgress()).track(iter_records(source, coord_space=coord_space), "read")
     lengths = None
     if model is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from coordexp.data.diagnosis.diagnose import Diagnosis, diagnose_file
 from coordexp.data.diagnosis.findings import Check, Finding, Severity, worst, worst_first
 from coordexp.data.jsonl import scan_file
+from coordexp.data.paths import refuse_replacing
 from coordexp.data.rules import RecordReader
 from coordexp.recipes.doctor_model import MODEL_CHECKS, Lengths, ModelSide, check_lengths, check_sizes, measure_lengths
 from coordexp.recipes.doctor_samples import SampleExaminer, SampleReport
@@ -95,6 +96,7 @@ def examine_data(
         CheckpointError: the folder has no usable processor.
         OutputError: the page cannot be written.
     """
+    refuse_replacing(page, [path])
     progress = progress or NoProgress()
     diagnosis = diagnose_file(path, coord_space=coord_space, seed=seed, progress=progress)
     side = ModelSide.load(model, kinds=_kinds(diagnosis))

@@ -12,6 +12,7 @@ import msgspec
 
 from coordexp.data.convert import to_pixels
 from coordexp.data.jsonl import iter_records
+from coordexp.data.paths import refuse_replacing
 from coordexp.geometry.polygons import ring_area, ring_to_box
 from coordexp.types.errors import DataError
 from coordexp.types.files import atomic_writer
@@ -49,9 +50,10 @@ def export_coco(source: Path, output: Path, *, coord_space: CoordSpace | None = 
         progress: shows the loops.
 
     Raises:
-        DataError: a broken record.
+        DataError: a broken record, or an output on top of the source.
         OutputError: the file cannot be written.
     """
+    refuse_replacing(output, [source])
     progress = progress or NoProgress()
     summary, ids = _survey(iter_records(source, coord_space=coord_space), source)
     numbers = {label: number for number, label in enumerate(sorted(summary.labels), start=1)}

@@ -12,6 +12,7 @@ from coordexp.data.importers.build import build_objects, limit_objects
 from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.importers.source import Source, SourceImage
 from coordexp.data.jsonl import write_records
+from coordexp.data.paths import refuse_replacing
 from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import Record
@@ -42,6 +43,7 @@ def import_source(source: Source, *, output: Path, options: ImportOptions, progr
         DataError: broken annotations, an image that is missing or of another size, an annotation that cannot be used, nothing left.
         OutputError: the output cannot be written.
     """
+    refuse_replacing(output, source.inputs)
     summary = ImportSummary()
     with no_empty_folders(output.parent / "images"), closing(_records(source, output, options, summary, progress or NoProgress())) as records:
         write_records(output, records)
