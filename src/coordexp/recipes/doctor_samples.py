@@ -16,7 +16,7 @@ from coordexp.batching.segments import PROMPT_ROLE
 from coordexp.codec.strict import parse_rollout
 from coordexp.data.convert import to_norm1000
 from coordexp.data.diagnosis.findings import Check, Finding, Place, Severity, first_places
-from coordexp.data.images import load_image
+from coordexp.data.images import load_image, read_image_header
 from coordexp.data.paths import resolve_image
 from coordexp.generation.prompt_ids import PromptMismatchError, check_prompt_ids
 from coordexp.models.processor import load_processor
@@ -42,10 +42,16 @@ class SampleReport:
     """Prompts of training and inference that differ."""
     trips: list[Place] = field(default_factory=list[Place])
     """Objects or pixels that are not what was encoded."""
+    broken: list[Place] = field(default_factory=list[Place])
+    """Pictures that cannot be decoded behind a header that can be read."""
     num_encoded: int = 0
 
     def findings(self) -> list[Finding]:
         found: list[Finding] = []
+        if self.broken:
+            what = f"{len(self.broken)} of {len(self.views)} samples have a picture that cannot be decoded, though its header can be read"
+            fix = "replace the files; 'coordexp data rescale' decodes every picture and names the first that is damaged"
+            found.append(Finding(Check.IMAGE_FILE, Severity.ERROR, what, fix, first_places(self.broken)))
         if self.prompts:
             what = f"{len(self.prompts)} of {self.num_encoded} prompts differ between training and inference"
             fix = "use one checkpoint folder for both: its tokenizer, chat template and image settings"
@@ -76,7 +82,7 @@ class SampleExaminer:
 
     def _examine(self, line: int, record: Record) -> SampleView:
         name = f"{self._file}:{line}"
-        source = Panel(self._source_picture(record), tuple(_source_outlines(record)))
+        source = Panel(self._source_picture(line, record), tuple(_source_outlines(record)))
         if self._side.coord_vocab is None:
             return SampleView(name, record.image, source, None, notes=("The checkpoint has no coordinate tokens.",))
         bins = to_norm1000(record)
@@ -110,10 +116,16 @@ class SampleExaminer:
             answer=_text(self._side, segment),
         )
 
-    def _source_picture(self, record: Record) -> PagePicture | None:
+    def _source_picture(self, line: int, record: Record) -> PagePicture | None:
         try:
-            return _embed(load_image(resolve_image(self._root, record.image)))
-        except DataError:  # the encoder says it in a note
+            path = resolve_image(self._root, record.image)
+            read_image_header(path)
+        except DataError:  # a finding on all images says it
+            return None
+        try:
+            return _embed(load_image(path))
+        except DataError as error:
+            self.report.broken.append(Place(line, note=error.what))
             return None
 
     def _read_back(self, segment: Segment) -> tuple[DetObject, ...]:

@@ -206,3 +206,12 @@ def test_what_is_not_there_is_one_sentence(tmp_path: Path, checkpoint: Path, dat
         examine(tmp_path / "none.jsonl", checkpoint)
     with pytest.raises(CheckpointError, match=r"no preprocessor_config\.json"):
         examine(data, tmp_path)
+
+
+def test_a_sample_whose_picture_ends_early_is_an_error(data: Path, checkpoint: Path) -> None:
+    image = data.parent / read_records(data)[0].image
+    image.write_bytes(image.read_bytes()[:-200])
+    report = examine(data, checkpoint, num_samples=len(read_records(data)))
+    (finding,) = [found for found in report.findings if found.check is Check.IMAGE_FILE]
+    assert (finding.severity, [place.line for place in finding.places], report.exit_code) == (Severity.ERROR, [1], 2)
+    assert "cannot be decoded" in finding.places[0].note
