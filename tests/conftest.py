@@ -21,6 +21,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+from .workers import TwoWorkers, check_server_files, starts_server
+
 if TYPE_CHECKING:
     from coordexp.config.loading import Loaded
     from coordexp.config.train import TrainConfig
@@ -37,6 +39,12 @@ settings.load_profile("long" if _IS_LONG else "short")
 
 _SIZES = ((64, 64), (96, 64), (48, 80))
 _COLOURS = ("red", "green", "blue")
+_left_out: set[str] = set()
+
+
+def pytest_configure() -> None:
+    """A test command that was started in the background ignores Ctrl-C, and so would every command that a test starts: interrupts are taken as usual."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
@@ -48,6 +56,38 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
     if is_property or "long_count" in getattr(item, "fixturenames", ()):
         item.add_marker("long")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TwoWorkers | None:
+    return TwoWorkers(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    check_server_files(items)
+    if os.environ.get("NO_BROWSER") == "1":
+        _leave_out_browser(config, items)
+
+
+def _leave_out_browser(config: pytest.Config, items: list[pytest.Item]) -> None:
+    browser = [item for item in items if item.get_closest_marker("browser")]
+    items[:] = [item for item in items if item not in browser]
+    config.hook.pytest_deselected(items=browser)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_out"] = [item.nodeid for item in browser]  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        _left_out.update(item.nodeid for item in browser)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _left_out.update(getattr(node, "workeroutput", {}).get("left_out", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name in sorted(_left_out):
+        terminalreporter.write_line(f"NO_BROWSER=1: not run: {name}")
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +102,6 @@ def _own_embedding_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COORDEXP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def interruptible() -> None:
-    """A test command that was started in the background ignores Ctrl-C, and so would every command that a test starts: interrupts are taken as usual."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -239,7 +273,7 @@ def _starts_while_other_tests_run(request: pytest.FixtureRequest) -> None:  # py
     """The first test of a run starts the server, if one of them wants it: it is ready when that one comes."""
     from coordexp.types.errors import BackendError
 
-    if any("vllm_server" in getattr(item, "fixturenames", ()) for item in request.session.items):
+    if starts_server() and any("vllm_server" in getattr(item, "fixturenames", ()) for item in request.session.items):
         with contextlib.suppress(BackendError):  # whoever wants it will hear of it
             request.getfixturevalue("starting_vllm_server")
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The test command: lint, import rules, types, generated docs, then every test with the coverage of the torch-free core.
+# The test command: lint, import rules, types, generated docs, then every test, in two processes, with the coverage of the torch-free core.
+# Arguments go to pytest; `-n 0` runs all in one process.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin=.venv/bin
@@ -40,11 +41,10 @@ trap 'kill -- "-$types" 2>/dev/null; rm -f "$types_log"' EXIT
 
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 rm -f .coverage .coverage.*
-if ! $bin/coverage run -m pytest "$@"; then
+if ! $bin/python -m pytest -n 2 --dist loadfile --cov --cov-report= "$@"; then
   failed+=("tests")
 fi
 step "types (beside the tests)" finished "$types" "$types_log"
-$bin/coverage combine -q 2>/dev/null
 core="src/coordexp/types/*,src/coordexp/config/*,src/coordexp/geometry/*,src/coordexp/metrics/*,src/coordexp/codec/*,src/coordexp/targets/*,src/coordexp/evaluation/*,src/coordexp/viz/*,src/coordexp/data/*,src/coordexp/batching/plan.py,src/coordexp/batching/segments.py"
 if [ "$#" -eq 0 ]; then
   echo "Coverage of the torch-free core (at least 90 %):"

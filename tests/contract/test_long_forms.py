@@ -27,8 +27,10 @@ def test_without_a_long_form():
 
 @pytest.mark.parametrize(("variable", "expected"), [("0", "loop 3, examples 100"), ("1", "loop 7, examples 2000")], ids=["short", "long"])
 def test_the_form_decides_the_counts_and_the_marker_selects_what_has_one(tmp_path: Path, variable: str, expected: str) -> None:
-    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
-    (tmp_path / "test_probe.py").write_text(PROBE)
+    (tmp_path / "tests").mkdir()
+    for name in ("conftest.py", "workers.py"):
+        (tmp_path / "tests" / name).write_text((ROOT / "tests" / name).read_text())
+    (tmp_path / "tests" / "test_probe.py").write_text(PROBE)
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "-m", "long", "-s", "-q", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COORDEXP_LONG": variable}, cwd=tmp_path, check=False)
     assert expected in result.stdout

@@ -25,22 +25,6 @@ _ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-_left_out: list[str] = []
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if os.environ.get("NO_BROWSER") != "1":
-        return
-    browser = [item for item in items if item.get_closest_marker("browser")]
-    if browser:
-        items[:] = [item for item in items if item not in browser]
-        config.hook.pytest_deselected(items=browser)
-        _left_out.extend(item.nodeid for item in browser)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for name in _left_out:
-        terminalreporter.write_line(f"NO_BROWSER=1: not run: {name}")
 
 
 @pytest.fixture
