@@ -51,7 +51,7 @@ def test_an_export_has_a_card_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for line in ("data export coco train.min1.jsonl -o instances.json", "data export yolo train=train.min1.jsonl -o yolo"):
         assert main(line.split()) == 0
     assert main(["data", "export", "yolo", "train=train.min1.jsonl", "-o", "yolo"]) == 0
-    assert sorted(path.name for path in Path("yolo").iterdir()) == ["data.card.md", "data.yaml", "images", "labels"]
+    assert sorted(path.name for path in Path("yolo").iterdir()) == [".exported", "data.card.md", "data.yaml", "images", "labels"]
     for card, output in (("instances.card.md", "instances.json"), ("yolo/data.card.md", "yolo/data.yaml")):
         text = Path(card).read_text(encoding="utf-8")
         assert f"| sha256 | `{file_sha256(Path(output))}` |" in text
