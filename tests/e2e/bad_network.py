@@ -44,6 +44,7 @@ class BadNetwork:
         self._weather: Weather = "fair"
         self._links: list[_Link] = []
         self._is_closed = False
+        self._last_client: tuple[str, int] | None = None
         self.num_connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -74,6 +75,11 @@ class BadNetwork:
         for link in links:
             link.cut()
 
+    def settle(self) -> None:
+        """Wait until every connection that was opened before is counted: also one that its client gave up while it waited to be accepted."""
+        with socket.create_connection(("127.0.0.1", self.port)) as own, self._lock:
+            self._lock.wait_for(lambda: self._last_client == own.getsockname() or self._is_closed)
+
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
@@ -88,17 +94,21 @@ class BadNetwork:
     def _accept(self) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, name = self._listener.accept()
             except OSError:
                 return
-            self.num_connections += 1
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            with self._lock:
+                self.num_connections += 1
+                self._last_client = name
+                weather = self._weather
+                self._lock.notify_all()
+            threading.Thread(target=self._serve, args=(client, weather), daemon=True).start()
 
-    def _serve(self, client: socket.socket) -> None:
-        if self._weather == "down":
+    def _serve(self, client: socket.socket, weather: Weather) -> None:
+        if weather == "down":
             client.close()
             return
-        if self._weather == "garbage":
+        if weather == "garbage":
             with contextlib.suppress(OSError):
                 client.recv(65536)
                 client.sendall(_GARBAGE)

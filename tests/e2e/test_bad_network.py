@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -53,3 +54,10 @@ def test_bad_weather_cuts_stalls_or_garbles_and_passes(network: BadNetwork) -> N
         httpx.get(network.url, timeout=0.2, trust_env=False)
     network.weather = "fair"
     assert httpx.get(network.url, trust_env=False).json() == {}
+
+
+def test_a_settled_relay_has_counted_those_that_gave_up_before_they_were_accepted(network: BadNetwork) -> None:
+    for _ in range(20):
+        socket.create_connection(("127.0.0.1", network.port)).close()
+    network.settle()
+    assert network.num_connections == 21, "its own is one of them"
