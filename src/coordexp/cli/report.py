@@ -12,7 +12,7 @@ from coordexp.types.errors import ConfigError
 if TYPE_CHECKING:
     from coordexp.viz.thumbnails import ThumbnailMode
 
-_THUMBNAILS = ("folder", "inline", "none")
+_CHOICES = {"--thumbnails": ("folder", "inline", "none"), "--pixel-mode": ("int", "exact"), "--label-match": ("exact", "semantic")}
 
 
 def report(
@@ -27,10 +27,16 @@ def report(
     thumbnails: Annotated[
         str, typer.Option("--thumbnails", help="Pictures of the other images: folder (beside the file) | inline (left out) | none (no pictures at all).")
     ] = "folder",
+    pixel_mode: Annotated[str | None, typer.Option("--pixel-mode", "--pixel_mode", help="int | exact")] = None,
+    label_match: Annotated[str | None, typer.Option("--label-match", "--label_match", help="exact | semantic")] = None,
 ) -> None:
-    """Write a report: metrics, curves, error types, per-class table, gallery of all images, training curves."""
-    if thumbnails not in _THUMBNAILS:
-        raise ConfigError(f"'{thumbnails}' is none of {', '.join(_THUMBNAILS)}", where="--thumbnails", fix="write --thumbnails folder")
+    """Write a report: metrics, curves, error types, per-class table, gallery of all images, training curves.
+
+    Both runs are measured under the rules of the run's own evaluation (the folder eval/ beside its predictions), if there is one; flags win.
+    """
+    for flag, value in (("--thumbnails", thumbnails), ("--pixel-mode", pixel_mode), ("--label-match", label_match)):
+        if value is not None and value not in _CHOICES[flag]:
+            raise ConfigError(f"'{value}' is none of {', '.join(_CHOICES[flag])}", where=flag, fix=f"write {flag} {_CHOICES[flag][0]}")
     from coordexp.cli.progress import console_progress
     from coordexp.recipes.report import run_report
 
@@ -42,6 +48,7 @@ def report(
         root_image_dir=root_image_dir,
         max_images=max_images,
         thumbnails=cast("ThumbnailMode", thumbnails),
+        rules={name: value for name, value in (("pixel_mode", pixel_mode), ("label_match", label_match)) if value is not None},
         progress=console_progress(),
     )
     typer.echo(f"report: {written}")

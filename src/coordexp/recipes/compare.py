@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -13,12 +12,10 @@ from coordexp.evaluation.comparable import check_same_data
 from coordexp.evaluation.compare import Comparison, changed_images, compare
 from coordexp.evaluation.comparison_summary import comparison_summary
 from coordexp.evaluation.evaluate import evaluate, evaluate_coco
-from coordexp.evaluation.f1_det import IOU_THRESHOLDS
-from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.evaluation.result import EvaluationResult
 from coordexp.evaluation.saved import SavedEvaluation, is_saved_evaluation, read_saved
 from coordexp.pipeline.artifacts import check_writable
-from coordexp.recipes.evaluate import evaluation_settings, label_encoder
+from coordexp.recipes.rules import evaluation_settings, label_encoder, recorded_rules
 from coordexp.types.errors import DataError
 from coordexp.types.files import replace_owned, write_text
 from coordexp.types.progress import NoProgress, Progress
@@ -87,25 +84,15 @@ def _open(path: Path) -> _Run:
 
 def _evaluate(run: _Run, config: CompareConfig, *, progress: Progress) -> EvaluationResult:
     """Flags win over the rules of the folder, and those over the defaults."""
-    rules = _rules(run.saved.protocol) if run.saved is not None else {}
+    rules = recorded_rules(run.saved.protocol) if run.saved is not None else {}
     section = config.model_copy(update={name: value for name, value in rules.items() if name not in config.model_fields_set})
-    settings = replace(evaluation_settings(section, prompt=run.files.prompt), with_f1ish=False, bootstrap=0)
+    settings = replace(evaluation_settings(section, prompt=run.files.prompt), with_f1ish=False, bootstrap=0, constraint=run.files.constraint)
     if run.saved is not None and run.saved.coco_gt is not None:
         settings = replace(settings, protocol=run.saved.protocol.ap_rules)
         if run.saved.protocol.iou_of == "boxes" and "no_segm" not in config.model_fields_set:
             settings = replace(settings, with_segm=False)
         return evaluate_coco(run.saved.coco_gt, run.saved.predictions, settings=settings, progress=progress)
     return evaluate(run.files.predictions, settings=settings, encoder=label_encoder(section), progress=progress)
-
-
-def _rules(protocol: EvalProtocol) -> dict[str, Any]:
-    """The settings that make a protocol."""
-    rules: dict[str, Any] = {"pixel_mode": protocol.pixel_mode, "score_mode": protocol.score_mode, "label_match": protocol.label_rule}
-    if protocol.iou_thrs != IOU_THRESHOLDS:
-        rules["iou_thrs"] = protocol.iou_thrs
-    if protocol.label_threshold is not None:
-        rules["semantic_threshold"] = protocol.label_threshold
-    return rules
 
 
 def _gallery(a: EvaluationResult, b: EvaluationResult, files: RunFiles, config: CompareConfig, *, progress: Progress) -> Gallery | None:

@@ -10,11 +10,11 @@ import numpy as np
 from coordexp.config.evaluation import EvalConfig
 from coordexp.config.evaluation import EvalSettings as EvalSection
 from coordexp.evaluation.artifacts import is_artifact
-from coordexp.evaluation.evaluate import EvalSettings, evaluate, evaluate_coco
+from coordexp.evaluation.evaluate import evaluate, evaluate_coco
 from coordexp.evaluation.result import EvaluationResult
 from coordexp.pipeline.artifacts import check_writable
 from coordexp.recipes.report import REPORT_NAME, ReportOptions, write_report
-from coordexp.semantics.encoder import LazyEncoder
+from coordexp.recipes.rules import evaluation_settings, label_encoder
 from coordexp.types.errors import DataError
 from coordexp.types.files import replace_owned
 from coordexp.types.progress import NoProgress, Progress
@@ -54,32 +54,6 @@ def _find_run(config: EvalConfig) -> RunFiles:
         return RunFiles.of(config.pred_jsonl)
     assert config.coco_preds is not None  # checked by the schema
     return RunFiles(config.coco_preds, {}, {})
-
-
-def evaluation_settings(section: EvalSection, *, prompt: str = "unknown") -> EvalSettings:
-    """The rules of an evaluation from the section of a configuration."""
-    return EvalSettings(
-        pixel_mode=section.pixel_mode,
-        score_mode=section.score_mode,
-        with_coco=section.metrics in ("coco", "both"),
-        with_f1ish=section.metrics in ("f1ish", "both"),
-        f1ish_iou_thrs=section.f1ish_iou_thrs,
-        f1ish_pred_scope=section.f1ish_pred_scope,
-        with_segm=not section.no_segm,
-        iou_thrs=section.iou_thrs,
-        strict_parse=section.strict_parse,
-        semantic_threshold=section.semantic_threshold,
-        bootstrap=section.bootstrap,
-        bootstrap_seed=section.bootstrap_seed,
-        prompt=prompt,
-    )
-
-
-def label_encoder(section: EvalSection) -> LazyEncoder | None:
-    """What compares names, looked for at the first use; None with the exact label rule."""
-    if section.label_match == "exact":
-        return None
-    return LazyEncoder(section.semantic_model, device=section.semantic_device, batch_size=section.semantic_batch_size)
 
 
 def save_evaluation(

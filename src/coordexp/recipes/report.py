@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from coordexp.evaluation.evaluate import EvalSettings, evaluate
+from coordexp.config.evaluation import EvalSettings as EvalSection
+from coordexp.evaluation.evaluate import evaluate
+from coordexp.evaluation.saved import is_saved_evaluation, read_saved
+from coordexp.recipes.rules import evaluation_settings, label_encoder, recorded_rules
 from coordexp.types.files import atomic_folder, translate_os_errors, write_text
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.viz.crops import crop_examples
@@ -53,6 +57,7 @@ def run_report(
     max_images: int | None = None,
     thumbnails: ThumbnailMode = "folder",
     title: str | None = None,
+    rules: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the report of an inference run (its folder, or its gt_vs_pred.jsonl) and return its path.
@@ -66,6 +71,7 @@ def run_report(
         max_images: images embedded in the page, the worst first; 0: all; None: by their number.
         thumbnails: where the pictures of the other images go; see `ThumbnailMode`.
         title: heading; None: the name of the run's folder.
+        rules: of the evaluation of both runs, by their names in a configuration; those of the run's own evaluation where absent.
         progress: shows what goes on.
 
     Raises:
@@ -73,8 +79,10 @@ def run_report(
     """
     progress = progress or NoProgress()
     page_environment()  # what the page needs is missed now and not after the work
-    after_run = evaluated(run, progress=progress)
-    before_run = evaluated(before, progress=progress) if before is not None else None
+    files = RunFiles.of(run)
+    section = report_rules(files, rules or {})
+    after_run = evaluated(files, section, progress=progress)
+    before_run = evaluated(RunFiles.of(before), section, progress=progress) if before is not None else None
     if before_run is not None:
         check_same_images(after_run, before_run)
     curves = draw_curves(read_log(training)) if training is not None else ()
@@ -121,8 +129,23 @@ def _folder_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}_files")
 
 
-def evaluated(run: Path, *, progress: Progress) -> ReportRun:
-    """Evaluate a run folder or a predictions file with the default rules."""
-    files = RunFiles.of(run)
-    settings = EvalSettings(prompt=files.prompt, with_f1ish=False)
-    return ReportRun(files.predictions.parent.resolve().name, files, evaluate(files.predictions, settings=settings, progress=progress))
+def report_rules(files: RunFiles, flags: Mapping[str, str]) -> EvalSection:
+    """The rules that a report measures a run under: the flags, those of the run's own evaluation (`eval/` beside the predictions), the defaults, in this order.
+
+    Without an evaluation names are compared as texts: a report does not need an encoder then.
+
+    Raises:
+        UserError: the evaluation cannot be read.
+    """
+    folder = files.predictions.parent / "eval"
+    rules: dict[str, Any] = recorded_rules(read_saved(folder).protocol) if is_saved_evaluation(folder) else {"label_match": "exact"}
+    if rules.get("score_mode") == "model":
+        rules["score_mode"] = "auto"  # the same for this run; the one before may have no scores
+    return EvalSection(**{**rules, **flags})
+
+
+def evaluated(files: RunFiles, rules: EvalSection, *, progress: Progress) -> ReportRun:
+    """Evaluate the predictions of a run for a report."""
+    settings = replace(evaluation_settings(rules, prompt=files.prompt), with_f1ish=False, constraint=files.constraint)
+    result = evaluate(files.predictions, settings=settings, encoder=label_encoder(rules), progress=progress)
+    return ReportRun(files.predictions.parent.resolve().name, files, result)

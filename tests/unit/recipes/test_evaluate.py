@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from coordexp.config.evaluation import EvalConfig
-from coordexp.recipes.evaluate import evaluation_settings, run_evaluation
+from coordexp.recipes.evaluate import run_evaluation
+from coordexp.recipes.rules import evaluation_settings
 from coordexp.types.errors import BackendError, DataError
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coordexp.config.evaluation import SENTENCE_ENCODER, EvalConfig
-from coordexp.recipes.evaluate import label_encoder, run_evaluation
+from coordexp.recipes.evaluate import run_evaluation
+from coordexp.recipes.rules import label_encoder
 from coordexp.semantics.lookup import DEFAULT_ENCODER
 from coordexp.types.errors import BackendError
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from coordexp.config.evaluation import EvalConfig
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.semantic_report import DescRow, NearDuplicate, SemanticReport
+from coordexp.recipes.evaluate import run_evaluation
 from coordexp.recipes.report import run_report, write_report
 from coordexp.types.errors import DataError
 from coordexp.viz.charts import WIDTH, Series, line_chart, nice_ticks, short_number, smooth, thin_out
@@ -200,3 +202,15 @@ def test_smoothing_and_thinning_keep_the_mean() -> None:
     assert len(thin.x) == 240
     assert sum(thin.y) / 240 == pytest.approx(sum(line.y) / 960)
     assert smooth([0, 3, 0], window=3) == (1.5, 1.0, 1.5)
+
+
+def test_both_runs_are_measured_under_the_rules_of_the_runs_own_evaluation_and_flags_win(make_run: Any) -> None:
+    run, before = make_run(), make_run("old", drop_last=True)
+    assert "labels=exact · pixels=int" in run_report(run, before=before).read_text()
+    rules = {"pixel_mode": "exact", "label_match": "semantic", "iou_thrs": [0.5, 0.75], "score_mode": "constant"}
+    run_evaluation(EvalConfig(pred_jsonl=run / "gt_vs_pred.jsonl", out_dir=run / "eval", **rules))
+    text = run_report(run, before=before).read_text()
+    assert "labels=semantic&gt;=0.6 · pixels=exact · scores=constant · AP@0.50,0.75" in text
+    assert "pixels=int" not in text, "of the earlier run too"
+    flagged = run_report(run, rules={"pixel_mode": "int", "label_match": "exact"}).read_text()
+    assert "labels=exact · pixels=int · scores=constant" in flagged
