@@ -13,6 +13,7 @@ from typing import TypeAlias
 import yaml
 
 from coordexp.types.errors import ConfigError
+from coordexp.types.yaml_limits import MAX_BYTES, describe_excess
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -98,7 +99,10 @@ def read_yaml(path: Path, *, source: str) -> tuple[Tree, bytes]:
         ConfigError: the file cannot be read or is not a mapping in YAML.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"is larger than {MAX_BYTES >> 20} MiB", where=source, fix="name a file with settings")
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError("no such file", where=source, fix="check the path") from None
@@ -117,7 +121,8 @@ def _compose(text: str, source: str) -> yaml.Node | None:
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {str(error).splitlines()[0]}", where=source) from error
     try:
-        return loader.get_single_node()
+        node = loader.get_single_node()
+        excess = None if node is None else describe_excess(node)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(
@@ -127,6 +132,9 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         raise ConfigError("nested too deeply", where=source, fix="a setting is a few levels deep: check the brackets") from error
     finally:
         loader.dispose()
+    if excess is not None:
+        raise ConfigError(excess, where=source, fix="write the values out")
+    return node
 
 
 class _Builder:
@@ -157,6 +165,8 @@ class _Builder:
         pairs = [(key, value) for key, value in node.value if key.tag != _MERGE]
         for _, value_node in [pair for pair in node.value if pair[0].tag == _MERGE]:
             merged = {**merged, **self._merged(value_node, path)}
+        if merged:
+            self._forget(path, {self._key(key) for key, _ in pairs})
         for key_node, value_node in pairs:
             key = self._key(key_node)
             line = key_node.start_mark.line + 1
@@ -164,11 +174,15 @@ class _Builder:
                 raise self._error(key_node, f"duplicate key '{key}' (first on line {lines[key]})", "keep one of them")
             lines[key] = line
             inner = (*path, key)
-            for stale in [known for known in self.origins if known[: len(inner)] == inner]:
-                del self.origins[stale]  # a merged mapping may have noted lines below this key
             self.origins[inner] = Origin(self._source, line)
             own[key] = self.value(value_node, inner)
         return {**merged, **own}
+
+    def _forget(self, path: KeyPath, keys: set[str]) -> None:
+        """The lines that a merged mapping noted for keys, and below them, that the mapping at `path` has itself."""
+        depth = len(path)
+        for stale in [known for known in self.origins if len(known) > depth and known[:depth] == path and known[depth] in keys]:
+            del self.origins[stale]
 
     def _merged(self, node: yaml.Node, path: KeyPath) -> dict[str, Value]:
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]

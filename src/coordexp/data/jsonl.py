@@ -15,6 +15,7 @@ from coordexp.codec.coord_tokens import coord_tokens
 from coordexp.data.rules import Notes, RecordReader, Violation
 from coordexp.types.errors import DataError
 from coordexp.types.files import atomic_writer
+from coordexp.types.lines import iter_file_lines
 from coordexp.types.records import CoordSpace, DetObject, Record
 
 _BOM = b"\xef\xbb\xbf"
@@ -62,10 +63,10 @@ def scan_file(path: Path, reader: RecordReader) -> Iterator[Record | None]:
     """Records in order; None for a line that breaks a rule, `reader.violations` then says which.
 
     Raises:
-        DataError: the file cannot be opened.
+        DataError: the file cannot be opened, or a line is too long for a record.
     """
     with open_records(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(iter_file_lines(stream, path), start=1):
             if not is_blank(line, number=number):
                 yield read_line(line, reader, number=number)
 

@@ -10,6 +10,7 @@ from typing import overload
 
 from coordexp.data.jsonl import as_error, is_blank, open_records, read_line
 from coordexp.data.rules import RecordReader
+from coordexp.types.lines import iter_file_lines
 from coordexp.types.records import CoordSpace, Record
 
 
@@ -31,7 +32,7 @@ class RecordFile(Sequence[Record]):
         """Args as those of `iter_records`; `convert` changes each record that is read.
 
         Raises:
-            DataError: the file cannot be opened.
+            DataError: the file cannot be opened, or a line is too long for a record.
         """
         self._path = path
         self._coord_space: CoordSpace | None = coord_space
@@ -41,7 +42,7 @@ class RecordFile(Sequence[Record]):
         self._lock = threading.Lock()
         self._starts, self._numbers = array("q"), array("q")
         start = 0
-        for number, line in enumerate(self._file, start=1):
+        for number, line in enumerate(iter_file_lines(self._file, path), start=1):
             if not is_blank(line, number=number):
                 self._starts.append(start)
                 self._numbers.append(number)

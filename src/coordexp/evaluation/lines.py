@@ -10,6 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from coordexp.types.errors import DataError
+from coordexp.types.lines import iter_file_lines
 
 _SNIPPET = 80
 
@@ -38,14 +39,14 @@ def iter_raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, line) of every line that is not blank.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or a line is too long for a record.
     """
     try:
         stream = path.open("rb")
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path), fix="give the gt_vs_pred.jsonl of an inference run") from error
     with stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(iter_file_lines(stream, path), start=1):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if text.strip():
                 yield number, text

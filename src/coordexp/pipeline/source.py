@@ -13,6 +13,7 @@ import msgspec
 from coordexp.data.jsonl import as_error
 from coordexp.data.rules import RecordReader, Rule, Violation
 from coordexp.types.errors import DataError
+from coordexp.types.lines import iter_file_lines
 from coordexp.types.records import CoordSpace, Record
 
 _BOM = b"\xef\xbb\xbf"
@@ -95,7 +96,7 @@ def _iter_text(path: Path) -> Iterator[tuple[int, bytes]]:
         what = "the data file does not exist" if isinstance(error, FileNotFoundError) else f"the data file cannot be read ({error.strerror})"
         raise DataError(what, where=str(path), fix="check the path") from error
     with stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(iter_file_lines(stream, path), start=1):
             text = line.removeprefix(_BOM) if number == 1 else line
             if text.strip():
                 yield number, text

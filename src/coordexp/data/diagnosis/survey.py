@@ -17,6 +17,7 @@ from coordexp.data.diagnosis.findings import MAX_PLACES
 from coordexp.data.jsonl import is_blank, open_records, strip_mark
 from coordexp.data.rules import COORD_SPACES, RecordReader, Rule, Violation
 from coordexp.geometry.bins import MAX_BIN
+from coordexp.types.lines import iter_file_lines
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, Record
 
@@ -115,11 +116,11 @@ def survey_file(path: Path, *, coord_space: CoordSpace | None = None, progress: 
     """Read all of a record file; lines that break rules are counted and looked at as far as they can be.
 
     Raises:
-        DataError: the file cannot be opened.
+        DataError: the file cannot be opened, or a line is too long for a record.
     """
     reader = _SurveyReader(path, coord_space)
     with open_records(path) as stream:
-        for number, line in enumerate((progress or NoProgress()).track(stream, "read records"), start=1):
+        for number, line in enumerate((progress or NoProgress()).track(iter_file_lines(stream, path), "read records"), start=1):
             if not is_blank(line, number=number):
                 reader.read(strip_mark(line, number=number), number)
     return reader.finish()

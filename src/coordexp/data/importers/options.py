@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
-import yaml
-
+from coordexp.data.plain_yaml import read_plain_yaml
 from coordexp.types.errors import DataError
 from coordexp.types.records import GeometryKind
 
@@ -131,11 +130,11 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         DataError: no such file, or not a mapping of texts.
     """
     try:
-        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        tree, _ = read_plain_yaml(path)
     except OSError as error:
         raise DataError(f"the label map cannot be read ({error.strerror})", where=str(path), fix="check the path") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
-        raise DataError("not YAML or JSON in UTF-8", where=str(path), fix="write one line `old label: new label` for each") from error
+    except ValueError as error:
+        raise DataError(f"not YAML or JSON in UTF-8 ({error})", where=str(path), fix="write one line `old label: new label` for each") from error
     if not isinstance(tree, dict):
         raise DataError("not a mapping of labels", where=str(path), fix="write one line `old label: new label` for each")
     for old, new in cast(dict[Any, Any], tree).items():

@@ -20,6 +20,7 @@ from coordexp.data.importers.run import import_source
 from coordexp.data.importers.source import Problem, Source, SourceImage, SourceObject, Unit
 from coordexp.data.jsonl import is_blank, open_records
 from coordexp.types.errors import DataError
+from coordexp.types.lines import iter_file_lines
 from coordexp.types.progress import Progress
 
 _UNITS: dict[str, Unit] = {"real": "pixel", "norm1": "fraction", "norm_1": "fraction", "norm1000": "thousandth", "norm_1000": "thousandth"}
@@ -63,7 +64,7 @@ def _iter_rows(path: Path, root: Path) -> Iterator[tuple[int, SourceImage]]:
     """Each row with its place in the file, in bytes."""
     start = 0
     with open_records(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(iter_file_lines(stream, path), start=1):
             if not is_blank(line, number=number):
                 yield start, _read_row(line, root, f"{path}:{number}", source=path.name)
             start += len(line)

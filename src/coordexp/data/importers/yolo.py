@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.importers.run import import_source
 from coordexp.data.importers.source import Problem, Source, SourceImage, SourceObject
+from coordexp.data.plain_yaml import read_plain_yaml
 from coordexp.types.errors import DataError
 from coordexp.types.progress import Progress
 
@@ -88,14 +87,12 @@ def _pose_values(tree: dict[str, Any], path: Path) -> int:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        tree: Any = yaml.safe_load(text)
-        spelled: Any = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 – makes nothing but texts, lists and mappings
+        tree, spelled = read_plain_yaml(path)
     except OSError as error:
         what = "data.yaml does not exist" if isinstance(error, FileNotFoundError) else f"data.yaml cannot be read ({error.strerror})"
         raise DataError(what, where=str(path), fix="check the path") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
-        raise DataError(f"not YAML in UTF-8 ({' '.join(str(error).split())})", where=str(path), fix=_MIXED) from error
+    except ValueError as error:
+        raise DataError(f"not YAML in UTF-8 ({error})", where=str(path), fix=_MIXED) from error
     if not isinstance(tree, dict):
         raise DataError("not a mapping", where=str(path), fix=_MIXED)
     # names as they are written: a class called no, 1.10 or null is no truth value, no number and not nothing
