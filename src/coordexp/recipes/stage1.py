@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers.integrations.integration_utils import TensorBoardCallback
@@ -31,7 +33,7 @@ from coordexp.training.checkpoints import explain_full_disk
 from coordexp.training.detection import DetectionEval
 from coordexp.training.faults import SkippedRecord, describe_skipped, merge_skipped
 from coordexp.training.metadata import RunFacts, add_resume, write_metadata
-from coordexp.training.ranks import explain_lost_rank, gather_objects
+from coordexp.training.ranks import check_devices, explain_lost_rank, gather_objects
 from coordexp.training.run_log import RunLog
 from coordexp.training.selection import EarlyStop, SaveDelay
 from coordexp.training.stage2_loader import Stage2Loader
@@ -78,6 +80,7 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
 
 def _join_process_group(config: TrainConfig) -> PartialState:
     """With the other processes of the run; how long an exchange between them may take is said here or never."""
+    check_devices(os.environ, use_cpu=config.training.use_cpu, num_gpus=torch.cuda.device_count())
     seconds = config.training.hf_arguments().get("ddp_timeout")
     return PartialState(cpu=config.training.use_cpu, **({} if seconds is None else {"timeout": timedelta(seconds=seconds)}))
 
