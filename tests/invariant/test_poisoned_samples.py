@@ -31,7 +31,7 @@ class Listener:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def track(self, items: Any, description: str, *, total: int | None = None) -> Any:
+    def track(self, items: Any, description: str, *, total: int | None = None, count: Any = None) -> Any:
         return iter(items)
 
     def say(self, sentence: str) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from coordexp.cli import data_edit, data_export, data_import
 from coordexp.cli.command_line import said_command
-from coordexp.cli.data_options import Source, Space, SpaceOption, finish, space_value
+from coordexp.cli.data_options import Source, Space, SpaceOption, Workers, finish, space_value
 
 if TYPE_CHECKING:
     from coordexp.data.synthetic import SceneSettings
@@ -87,6 +87,7 @@ def coord(
     box_rounding: Annotated[BoxRounding, typer.Option("--box-rounding", help="outward: floor x1, y1 and ceil x2, y2.")] = BoxRounding.NEAREST,
     reorder_polygons: Annotated[bool, typer.Option("--reorder-polygons", help="Put polygons in canonical order instead of refusing them.")] = False,
     coord_space: SpaceOption = None,
+    workers: Workers = 1,
 ) -> None:
     """Convert coordinates to norm1000 integers, coordinate tokens, or back to pixels."""
     from coordexp.cli.progress import console_progress
@@ -99,9 +100,10 @@ def coord(
         rounding=box_rounding.value,
         coord_space=space_value(coord_space),
         reorder=reorder_polygons,
+        workers=workers,
         progress=console_progress(),
     )
-    finish(summary.output, summary.sentence(), sources=[source])
+    finish(summary.output, summary.sentence(), sources=[source], workers=workers)
 
 
 @app.command("validate")
@@ -111,13 +113,14 @@ def validate(
     coord_space: SpaceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON report with all errors.")] = False,
     max_errors: Annotated[int, typer.Option("--max-errors", min=0, help="Errors to print; 0 prints all.")] = 50,
+    workers: Workers = 1,
 ) -> None:
     """List every rule that a record file breaks; exit code 2 when there is one."""
     from coordexp.cli.progress import console_progress
     from coordexp.data.validate import describe_violation, validate_file
 
     most = None if as_json else max_errors or None
-    report = validate_file(source, coord_space=space_value(coord_space), check_images=images, max_errors=most, progress=console_progress())
+    report = validate_file(source, coord_space=space_value(coord_space), check_images=images, max_errors=most, workers=workers, progress=console_progress())
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     else:

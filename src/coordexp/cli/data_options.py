@@ -25,11 +25,14 @@ Source = Annotated[Path, typer.Argument(help="A record file (JSONL).", show_defa
 SpaceOption = Annotated[Space | None, typer.Option("--coord-space", help="Space of records that do not name theirs; plain integers are refused without it.")]
 
 
-def finish(output: Path, sentence: str, *, sources: Sequence[Path]) -> None:
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that share the work; 0: one a processor, as far as the input is long enough.")]
+
+
+def finish(output: Path, sentence: str, *, sources: Sequence[Path], workers: int = 1) -> None:
     """Write the card beside what a command wrote, and say what was done."""
     from coordexp.data.cards import write_card
 
-    write_card(output, command=said_command(), sentence=sentence, sources=sources)
+    write_card(output, command=said_command(), sentence=sentence, sources=sources, workers=workers)
     typer.echo(f"wrote {output}: {sentence}")
 
 

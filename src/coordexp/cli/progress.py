@@ -29,12 +29,12 @@ class LineProgress:
         self._interval_s = interval_s
         self._clock = clock
 
-    def track(self, items: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], description: str, *, total: int | None = None, count: Callable[[T], int] | None = None) -> Iterator[T]:
         start = last = self._clock()
         done = 0
         for item in items:
             yield item
-            done += 1
+            done += 1 if count is None else count(item)
             now = self._clock()
             if now - last >= self._interval_s:
                 last = now
@@ -65,7 +65,7 @@ class BarProgress:
         self._bars = RichProgress(*columns, console=self._console, transient=True)
         self._open = 0
 
-    def track(self, items: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], description: str, *, total: int | None = None, count: Callable[[T], int] | None = None) -> Iterator[T]:
         start = time.monotonic()
         done = 0
         if self._open == 0:
@@ -75,7 +75,7 @@ class BarProgress:
         try:
             for item in items:
                 yield item
-                done += 1
+                done += 1 if count is None else count(item)
                 self._bars.update(task, completed=done, rate=f"{done / max(time.monotonic() - start, 1e-6):.1f}/s")
         finally:
             self._bars.remove_task(task)

@@ -119,7 +119,7 @@ class PrepareConfig(FileSection):
     box_rounding: Literal["nearest", "outward"] = "nearest"
     """How pixels become bins; outward: boxes never shrink."""
     workers: Count = 1
-    """Processes that rescale images and look for duplicates; 0: one a processor."""
+    """Processes that share the work of every step; 0: one a processor, as far as there is enough work for them."""
     filter: FilterSection | None = None
     """absent: nothing is dropped."""
     splits: Splits

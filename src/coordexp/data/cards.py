@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coordexp import __version__
-from coordexp.data.jsonl import iter_records
+from coordexp.data.chunks import Chunk, map_chunks
+from coordexp.data.jsonl import as_error
+from coordexp.data.rules import RecordReader
 from coordexp.types.files import file_sha256, write_text
 
 _MARK = "<!-- history: read by the next step; do not edit -->\n```json\n"
@@ -54,13 +58,22 @@ class _Facts:
     kinds: Counter[str] = field(default_factory=Counter[str])
     labels: Counter[str] = field(default_factory=Counter[str])
 
+    def add(self, other: _Facts) -> None:
+        """Count what the next part of the file held."""
+        self.num_records += other.num_records
+        self.num_objects += other.num_objects
+        self.num_empty += other.num_empty
+        self.spaces.update(other.spaces)
+        self.kinds.update(other.kinds)
+        self.labels.update(other.labels)
+
 
 def card_path(output: Path) -> Path:
     """Example: `train.coord.jsonl` has its card in `train.coord.card.md`."""
     return output.with_suffix(".card.md")
 
 
-def write_card(output: Path, *, command: str, sentence: str, sources: Sequence[Path]) -> Path:
+def write_card(output: Path, *, command: str, sentence: str, sources: Sequence[Path], workers: int = 1) -> Path:
     """Write the card of `output`; steps and sources of the cards beside `sources` come before its own.
 
     Args:
@@ -68,6 +81,7 @@ def write_card(output: Path, *, command: str, sentence: str, sources: Sequence[P
         command: what made it.
         sentence: what that counted.
         sources: the files that it was made from; folders are named without a digest.
+        workers: processes that count; 0: one a processor.
 
     Raises:
         DataError: a broken record.
@@ -83,14 +97,25 @@ def write_card(output: Path, *, command: str, sentence: str, sources: Sequence[P
         first |= {item.path: item for item in history[1]}
     steps.append(CardStep(command, sentence, output.name, file_sha256(output)))
     path = card_path(output)
-    facts = _count(output) if output.suffix == ".jsonl" else None
+    facts = _count(output, workers) if output.suffix == ".jsonl" else None
     write_text(path, _render(output, facts, steps, list(first.values())))
     return path
 
 
-def _count(output: Path) -> _Facts:
+def _count(output: Path, workers: int) -> _Facts:
     facts = _Facts()
-    for record in iter_records(output, canonical_polygons=False):
+    with closing(map_chunks(partial(_count_chunk, output), output, workers=workers)) as parts:
+        for part in parts:
+            facts.add(part)
+    return facts
+
+
+def _count_chunk(output: Path, chunk: Chunk) -> _Facts:
+    facts = _Facts()
+    reader = RecordReader(output.stem, canonical_polygons=False)
+    for record in chunk.scan(reader):
+        if record is None:
+            raise as_error(output, reader.violations[0])
         facts.num_records += 1
         facts.num_objects += len(record.objects)
         facts.num_empty += not record.objects

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from coordexp.data.jsonl import iter_records, write_records
+from coordexp.data.chunks import Chunk, map_chunks
+from coordexp.data.jsonl import as_error, encode_record
 from coordexp.data.paths import refuse_other_folder
-from coordexp.data.rules import Notes
+from coordexp.data.rules import Notes, RecordReader, Violation
 from coordexp.geometry.bins import Rounding, bins_to_pixels, count_beyond_border, pixels_to_bins
 from coordexp.geometry.polygons import canonical_ring
+from coordexp.types.files import atomic_writer
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, DetObject, Record
 
@@ -29,6 +32,14 @@ class ConvertSummary:
     num_reordered: int = 0
     """Records whose polygons were put in canonical order, when that was asked for."""
     notes: Notes = field(default_factory=Notes)
+
+    def add(self, other: ConvertSummary) -> None:
+        """Count what another part of the file held."""
+        self.num_records += other.num_records
+        self.num_objects += other.num_objects
+        self.num_clamped += other.num_clamped
+        self.num_reordered += other.num_reordered
+        self.notes.add(other.notes)
 
     def sentence(self) -> str:
         """The counts as one phrase."""
@@ -85,6 +96,7 @@ def convert_file(
     rounding: Rounding = "nearest",
     coord_space: CoordSpace | None = None,
     reorder: bool = False,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> ConvertSummary:
     """Write the records of `source` in another space, to a file in the same folder, since image paths are relative to it.
@@ -96,29 +108,62 @@ def convert_file(
         rounding: of pixels to bins.
         coord_space: space of records that do not name theirs.
         reorder: put polygons in canonical order instead of refusing those that are not.
+        workers: processes, with the same bytes for every number; 0: one a processor. With more than one a script needs `if __name__ == "__main__":`.
         progress: shows the loop.
 
     Raises:
         DataError: a broken record, or an output elsewhere or on top of the source.
         OutputError: the output cannot be written.
+        BackendError: a worker process was killed.
     """
     target = output or converted_path(source, to)
     refuse_other_folder(source, target)
+    work = partial(_convert_chunk, _Conversion(source, to, rounding, coord_space, reorder))
     summary = ConvertSummary(target)
-    records = iter_records(source, coord_space=coord_space, canonical_polygons=not reorder, notes=summary.notes)
-    tracked = (progress or NoProgress()).track(records, "convert")
-    write_records(target, _convert_all(tracked, to, rounding=rounding, reorder=reorder, summary=summary))
+    with atomic_writer(target) as stream, closing(map_chunks(work, source, workers=workers)) as parts:
+        for part in (progress or NoProgress()).track(parts, "convert", count=lambda part: part.summary.num_records):
+            if part.problem is not None:
+                raise as_error(source, part.problem)
+            stream.write(part.lines.decode("utf-8"))
+            summary.add(part.summary)
     return summary
 
 
-def _convert_all(records: Iterator[Record], to: CoordSpace, *, rounding: Rounding, reorder: bool, summary: ConvertSummary) -> Iterator[Record]:
-    for record in records:
-        ordered = reorder_polygons(record) if reorder else record
-        summary.num_reordered += ordered is not record
-        summary.num_records += 1
-        summary.num_objects += len(record.objects)
-        summary.num_clamped += 0 if to == "pixel" else count_clamped(record)
-        yield to_space(ordered, to, rounding=rounding)
+@dataclass(frozen=True, slots=True)
+class _Conversion:
+    source: Path
+    to: CoordSpace
+    rounding: Rounding
+    coord_space: CoordSpace | None
+    reorder: bool
+
+
+@dataclass(slots=True)
+class _Part:
+    """What became of a piece of the file."""
+
+    summary: ConvertSummary
+    lines: bytes = b""
+    problem: Violation | None = None
+    """The first broken rule; nothing after it was looked at."""
+
+
+def _convert_chunk(job: _Conversion, chunk: Chunk) -> _Part:
+    part = _Part(ConvertSummary(job.source))
+    reader = RecordReader(job.source.stem, coord_space=job.coord_space, canonical_polygons=not job.reorder, notes=part.summary.notes)
+    lines: list[bytes] = []
+    for record in chunk.scan(reader):
+        if record is None:
+            part.problem = reader.violations[0]
+            return part
+        ordered = reorder_polygons(record) if job.reorder else record
+        part.summary.num_reordered += ordered is not record
+        part.summary.num_records += 1
+        part.summary.num_objects += len(record.objects)
+        part.summary.num_clamped += 0 if job.to == "pixel" else count_clamped(record)
+        lines.append(encode_record(to_space(ordered, job.to, rounding=job.rounding)))
+    part.lines = b"".join(lines)
+    return part
 
 
 def reorder_polygons(record: Record) -> Record:

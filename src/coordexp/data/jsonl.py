@@ -21,6 +21,7 @@ from coordexp.types.records import CoordSpace, DetObject, Record
 _BOM = b"\xef\xbb\xbf"
 _TOKENS = coord_tokens()
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 def iter_records(
@@ -66,9 +67,14 @@ def scan_file(path: Path, reader: RecordReader) -> Iterator[Record | None]:
         DataError: the file cannot be opened, or a line is too long for a record.
     """
     with open_records(path) as stream:
-        for number, line in enumerate(iter_file_lines(stream, path), start=1):
-            if not is_blank(line, number=number):
-                yield read_line(line, reader, number=number)
+        yield from scan_lines(iter_file_lines(stream, path), reader)
+
+
+def scan_lines(lines: Iterable[bytes], reader: RecordReader, *, first: int = 1) -> Iterator[Record | None]:
+    """As `scan_file`, of lines that begin with line `first` of a file."""
+    for number, line in enumerate(lines, start=first):
+        if not is_blank(line, number=number):
+            yield read_line(line, reader, number=number)
 
 
 def open_records(path: Path) -> BinaryIO:
@@ -121,14 +127,17 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
     Raises:
         OutputError: the file cannot be written.
     """
-    encode = msgspec.json.Encoder().encode
     num_written = 0
     with atomic_writer(path) as stream:
         for record in records:
-            stream.write(encode(record_to_json(record)).decode("utf-8"))
-            stream.write("\n")
+            stream.write(encode_record(record).decode("utf-8"))
             num_written += 1
     return num_written
+
+
+def encode_record(record: Record) -> bytes:
+    """The record as a line of a file, its end included."""
+    return _encode(record_to_json(record)) + b"\n"
 
 
 def record_to_json(record: Record) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from coordexp.types.errors import BackendError
+from coordexp.types.errors import BackendError, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,15 +30,16 @@ def choose_workers(asked: int, *, num_items: int) -> int:
     return asked or max(1, min(os.cpu_count() or 1, num_items // _ITEMS_A_WORKER))
 
 
-def map_in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 1) -> Iterator[R]:
+def map_in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 1) -> Generator[R]:
     """`map(work, items)`, by `workers` processes when there are several; reads `items` only a little ahead.
 
     `work`, items and results must be picklable. Processes are spawned, so a script that asks for them needs `if __name__ == "__main__":`. They ignore
-    Ctrl-C, which is for the caller, and end when the caller is killed.
+    Ctrl-C, which is for the caller, and end when the caller is killed. Close the generator when it is not taken to its end.
 
     Raises:
         BackendError: a process was killed.
         Exception: what `work` raises; what was handed out is waited for, nothing more is begun.
+        UserError: what `items` raises, after the results of what came before.
     """
     if workers <= 1:
         yield from map(work, items)
@@ -45,18 +47,39 @@ def map_in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 1
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
         waiting: deque[Future[R]] = deque()
+        failure: list[UserError] = []
         try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
+            for item in _until_error(items, failure):
+                with _without_ctrl_c():
+                    waiting.append(pool.submit(work, item))
                 if len(waiting) >= workers * _AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+            if failure:
+                raise failure[0]
         except BrokenProcessPool as error:
             fix = "use fewer --workers if memory ran out; what is done stays done"
             raise BackendError("a worker process was killed", where="workers", fix=fix) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _until_error(items: Iterable[T], failure: list[UserError]) -> Iterator[T]:
+    try:
+        yield from items
+    except UserError as error:
+        failure.append(error)
+
+
+@contextmanager
+def _without_ctrl_c() -> Generator[None]:
+    """A process that is started now is deaf to Ctrl-C from its first moment on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:

@@ -9,7 +9,8 @@ are made one by one or by several processes: their bytes are the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -97,8 +98,8 @@ def rescale_dataset(
     is_new_folder = not output.parent.exists()
     ensure_output_folder(output.parent)
     try:
-        with claim_images(output):
-            write_records(output, progress.track(_rescale_all(job, coord_space), "rescale", total=sum(counts.values())))
+        with claim_images(output), closing(_rescale_all(job, coord_space)) as records:
+            write_records(output, progress.track(records, "rescale", total=sum(counts.values())))
     except UserError:
         _remove(job.created, output.parent, with_folder=is_new_folder)
         raise
@@ -142,19 +143,19 @@ def _check_source(source: Path, preset: RescalePreset, *, coord_space: CoordSpac
     return counts
 
 
-def _rescale_all(job: _Job, coord_space: CoordSpace | None) -> Iterator[Record]:
-    reused = map_in_order(write_image, _image_jobs(job, coord_space), workers=job.workers)
-    done: set[str] = set()
-    for record in iter_records(job.source, coord_space=coord_space):
-        name = job.names[record.image]
-        if name not in done:
-            done.add(name)
-            job.summary.num_reused += next(reused)
-        width, height = plan_size(record.width, record.height, job.preset)
-        job.summary.num_images += 1
-        job.summary.num_objects += len(record.objects)
-        job.summary.num_resized += (width, height) != (record.width, record.height)
-        yield replace(rescale_record(record, width=width, height=height), image=name)
+def _rescale_all(job: _Job, coord_space: CoordSpace | None) -> Generator[Record]:
+    with closing(map_in_order(write_image, _image_jobs(job, coord_space), workers=job.workers)) as reused:
+        done: set[str] = set()
+        for record in iter_records(job.source, coord_space=coord_space):
+            name = job.names[record.image]
+            if name not in done:
+                done.add(name)
+                job.summary.num_reused += next(reused)
+            width, height = plan_size(record.width, record.height, job.preset)
+            job.summary.num_images += 1
+            job.summary.num_objects += len(record.objects)
+            job.summary.num_resized += (width, height) != (record.width, record.height)
+            yield replace(rescale_record(record, width=width, height=height), image=name)
 
 
 def _image_jobs(job: _Job, coord_space: CoordSpace | None) -> Iterator[ImageJob]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from coordexp.data.chunks import Chunk, map_chunks
 from coordexp.data.image_files import check_image_size
-from coordexp.data.jsonl import scan_file
 from coordexp.data.paths import resolve_image
 from coordexp.data.rules import Notes, RecordReader, Rule, Violation
 from coordexp.types.errors import DataError
@@ -52,9 +54,22 @@ class ValidationReport:
         """Errors by rule, most frequent first."""
         return {rule.value: count for rule, count in self.by_rule.most_common()}
 
-    def add(self, violations: Sequence[Violation], *, most: int | None = None) -> None:
+    def refuse(self, violations: Sequence[Violation], *, most: int | None = None) -> None:
         """Count errors; those beyond `most` are counted only."""
         self.by_rule.update(violation.rule for violation in violations)
+        self._keep(violations, most)
+
+    def add(self, other: ValidationReport, *, most: int | None = None) -> None:
+        """Count what the next part of the file held."""
+        self.by_rule.update(other.by_rule)
+        self._keep(other.violations, most)
+        self.num_records += other.num_records
+        self.num_objects += other.num_objects
+        self.num_empty += other.num_empty
+        self.spaces.update(other.spaces)
+        self.notes.add(other.notes)
+
+    def _keep(self, violations: Sequence[Violation], most: int | None) -> None:
         self.violations += violations if most is None else violations[: max(0, most - len(self.violations))]
 
     def summary(self) -> str:
@@ -107,7 +122,13 @@ def _error_to_json(item: Violation) -> dict[str, Any]:
 
 
 def validate_file(
-    path: Path, *, coord_space: CoordSpace | None = None, check_images: bool = False, max_errors: int | None = None, progress: Progress | None = None
+    path: Path,
+    *,
+    coord_space: CoordSpace | None = None,
+    check_images: bool = False,
+    max_errors: int | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> ValidationReport:
     """Check every line of a record file. Memory does not grow with the file, but for the errors that are kept.
 
@@ -116,25 +137,44 @@ def validate_file(
         coord_space: space of records that do not name theirs.
         check_images: also open the header of every image: it exists inside the folder and has the record's size, EXIF rotation applied.
         max_errors: keep the first so many errors, and count the others; None keeps all.
+        workers: processes, with the same report for every number; 0: one a processor. With more than one a script needs `if __name__ == "__main__":`.
         progress: shows the loop.
 
     Raises:
         DataError: the file cannot be opened.
+        BackendError: a worker process was killed.
     """
+    work = partial(_check_chunk, _Check(path, coord_space, check_images, max_errors))
     report = ValidationReport(path)
-    reader = RecordReader(path.stem, coord_space=coord_space, notes=report.notes)
-    for record in (progress or NoProgress()).track(scan_file(path, reader), "validate"):
+    with closing(map_chunks(work, path, workers=workers)) as parts:
+        for part in (progress or NoProgress()).track(parts, "validate", count=lambda part: part.num_records):
+            report.add(part, most=max_errors)
+    if not report.num_records:
+        report.refuse([Violation(1, "", Rule.NO_RECORDS, "the file holds no record")])
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    path: Path
+    coord_space: CoordSpace | None
+    check_images: bool
+    most: int | None
+
+
+def _check_chunk(job: _Check, chunk: Chunk) -> ValidationReport:
+    report = ValidationReport(job.path)
+    reader = RecordReader(job.path.stem, coord_space=job.coord_space, notes=report.notes)
+    for record in chunk.scan(reader):
         report.num_records += 1
         if record is None:
-            report.add(reader.violations, most=max_errors)
+            report.refuse(reader.violations, most=job.most)
             continue
         report.num_objects += len(record.objects)
         report.num_empty += not record.objects
         report.spaces[record.coord_space] += 1
-        if check_images:
-            report.add(_check_image(path, record, line=reader.line), most=max_errors)
-    if not report.num_records:
-        report.add([Violation(1, "", Rule.NO_RECORDS, "the file holds no record")])
+        if job.check_images:
+            report.refuse(_check_image(job.path, record, line=reader.line), most=job.most)
     return report
 
 

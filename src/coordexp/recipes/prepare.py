@@ -60,6 +60,7 @@ class _Chain:
     steps: StepChain
     command: str
     sources: tuple[Path, ...]
+    workers: int
     done: list[DoneStep]
 
     def run(self, name: str, output: Path, *, settings: dict[str, Any], work: Callable[[], str], images: Path | None = None, key: str) -> dict[str, Any]:
@@ -71,7 +72,8 @@ class _Chain:
         def make() -> dict[str, Any]:
             sentence = work()
             before = self.done[-1].output if self.done else None
-            write_card(output, command=f"{self.command} ({name})", sentence=sentence, sources=self.sources if before is None else [before])
+            sources = self.sources if before is None else [before]
+            write_card(output, command=f"{self.command} ({name})", sentence=sentence, sources=sources, workers=self.workers)
             return {"sentence": sentence, **measure()}
 
         def is_current(result: dict[str, Any]) -> bool:
@@ -119,7 +121,7 @@ def _prepare_split(
 ) -> PreparedSplit:
     options = import_options(source, max_objects=preset.max_objects)
     opened = open_source(source, name=name)
-    chain = _Chain(StepChain(config.output / ".steps" / name), command, opened.inputs or (source.instances,), [])
+    chain = _Chain(StepChain(config.output / ".steps" / name), command, opened.inputs or (source.instances,), config.workers, [])
     pixels = config.output / "source" / f"{name}.jsonl"
     settings = {"source": source.model_dump(mode="json"), "options": asdict(options), "files": source_stamp(source, opened, output=config.output)}
     chain.run(
@@ -145,7 +147,7 @@ def _prepare_split(
         "coord",
         tokens,
         settings={"rounding": config.box_rounding, "source": file_sha256(kept)},
-        work=lambda: convert_file(kept, to="token", rounding=config.box_rounding, progress=progress).sentence(),
+        work=lambda: convert_file(kept, to="token", rounding=config.box_rounding, workers=config.workers, progress=progress).sentence(),
         key=preset.name,
     )
     return _validate(chain, tokens, name=name, key=preset.name, progress=progress)
@@ -177,7 +179,7 @@ def _filter(chain: _Chain, scaled: Path, config: PrepareConfig, *, against: Path
 
 def _validate(chain: _Chain, tokens: Path, *, name: str, key: str, progress: Progress) -> PreparedSplit:
     def work() -> str:
-        report = validate_file(tokens, check_images=True, progress=progress)
+        report = validate_file(tokens, check_images=True, workers=chain.workers, progress=progress)
         if not report.is_valid:
             raise DataError(report.summary(), fix=f"run 'coordexp data validate {tokens}' to list all")
         return f"{report.num_records} records, {report.num_objects} objects, no errors"

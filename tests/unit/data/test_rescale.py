@@ -137,7 +137,7 @@ def test_a_rescale_stopped_in_the_middle_goes_on_and_equals_an_uninterrupted_one
     rescale_dataset(path, tmp_path / "whole" / "train.jsonl", preset=PRESET)
 
     class Stop:
-        def track(self, items, description, *, total=None):  # type: ignore[no-untyped-def]
+        def track(self, items, description, *, total=None, count=None):  # type: ignore[no-untyped-def]
             for position, item in enumerate(items):
                 if description == "rescale" and position == 0:
                     raise KeyboardInterrupt

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from coordexp.data import chunks
 from coordexp.data.validate import describe_violation, validate_file
 from coordexp.types.errors import DataError
 
@@ -98,7 +99,8 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
         validate_file(tmp_path / "train.jsonl")
 
 
-def test_memory_grows_neither_with_records_nor_with_errors_that_are_not_kept(tmp_path: Path) -> None:
+def test_memory_grows_neither_with_records_nor_with_errors_that_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 10_000)
     bad = GOOD | {"objects": [{"desc": "cat", "bbox_2d": [9, 9, 1, 1]}] * 5}
     peaks: list[int] = []
     for count in (100, 2000):
