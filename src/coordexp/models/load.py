@@ -148,6 +148,10 @@ def _check_shards(folder: Path, index: Path) -> None:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index.name} cannot be read ({error})", where=str(folder), fix="copy the file again") from error
+    outside = sorted(str(name) for name in shards if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"))
+    if outside:
+        what = f"{index.name} names {outside[0]!r}, which is no safetensors file of the folder"
+        raise CheckpointError(what, where=str(folder), fix="use a checkpoint saved as safetensors; pickled weights are not read")
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing:
         raise CheckpointError(f"{len(missing)} weight files are missing ({missing[0]})", where=str(folder), fix="copy all *.safetensors files")

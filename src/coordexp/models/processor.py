@@ -37,8 +37,8 @@ def load_processor(path: Path | str) -> Qwen3VLProcessor:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise CheckpointError("no tokenizer.json", where=str(folder), fix="copy the tokenizer files from the model that this checkpoint was made from")
     try:
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the processor cannot be read ({error})", where=str(folder), fix="use an unchanged Qwen3-VL folder") from error
     template = tokenizer.chat_template or _template_file(folder)

@@ -155,7 +155,7 @@ def _room(folder: Path) -> Iterator[Fact]:
         if free >= _MIN_DISK_GIB
         else Fact("disk", Level.WARNING, where, fix="checkpoints need room: free some, or write elsewhere")
     )
-    shared = Path("/dev/shm")
+    shared = Path("/dev/shm")  # its size is read  # nosec B108
     size = shutil.disk_usage(shared).free / _GIB if shared.is_dir() else 0.0
     if size >= _MIN_SHM_GIB:
         yield Fact("shared memory", Level.OK, f"{size:.1f} GiB")

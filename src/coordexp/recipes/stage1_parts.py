@@ -22,7 +22,7 @@ from coordexp.recipes.stage1_packing import EvalForwards, build_schedule, check_
 from coordexp.recipes.stage1_tuner import Tuned, tune_model
 from coordexp.training import run_folder
 from coordexp.training.arguments import BatchShape, build_arguments, derive_batch_shape
-from coordexp.training.checkpoints import check_free_space
+from coordexp.training.checkpoints import check_free_space, check_states
 from coordexp.training.detection import DetectionEval, spread
 from coordexp.training.faults import OnError, SkipLog
 from coordexp.training.joined import SampleSource
@@ -69,7 +69,7 @@ def prepare_stage1(config: TrainConfig, *, world_size: int = 1, progress: Progre
     )
     _check_queue(config, shape)
     resume = _find_resume(config)
-    _check_sharding(config, world_size=world_size, resume=resume)
+    _check_resume(config, world_size=world_size, resume=resume)
     data = read_data(config)
     model = load_model(config.model.model, dtype=config.model.torch_dtype, attn_implementation=config.model.attn_impl, quantization=config.model.quantization)
     tuned = tune_model(config, model, resume=resume)
@@ -170,13 +170,14 @@ def _check_queue(config: TrainConfig, shape: BatchShape) -> None:
         raise ConfigError(what, where="stage2_ab.channel_b.async.prefetch_target_packs", fix=fix)
 
 
-def _check_sharding(config: TrainConfig, *, world_size: int, resume: Path | None) -> None:
+def _check_resume(config: TrainConfig, *, world_size: int, resume: Path | None) -> None:
     is_sharded = config.training.fsdp is not None
     if is_sharded and world_size == 1:
         what = "splits the model over processes, and there is one"
         raise ConfigError(what, where="training.fsdp", fix="start one for each GPU: scripts/train.sh config=<yaml> gpus=0,1")
     if resume is not None:
         check_resumable(resume, is_sharded=is_sharded)
+        check_states(resume)
 
 
 def _find_resume(config: TrainConfig) -> Path | None:

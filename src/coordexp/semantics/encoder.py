@@ -141,8 +141,8 @@ class TransformersEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.files.folder, local_files_only=True)
-            model = AutoModel.from_pretrained(self.files.folder, local_files_only=True, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(self.files.folder, local_files_only=True, trust_remote_code=False)
+            model = AutoModel.from_pretrained(self.files.folder, local_files_only=True, trust_remote_code=False, use_safetensors=True)
         except (OSError, ValueError, SafetensorError) as error:
             what = f"cannot be opened as a text encoder ({str(error).splitlines()[0]})"
             raise BackendError(what, where=str(self.files.folder), fix="name a folder with a sentence encoder") from error

@@ -1,4 +1,4 @@
-"""Disk space for checkpoints, and the folder `final` that inference opens."""
+"""Disk space for checkpoints, what may lie in one that is resumed, and the folder `final` that inference opens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError  # an error of torch; nothing is read with it  # nosec B403
 
+import torch
 from safetensors import SafetensorError
+from transformers.trainer_pt_utils import safe_globals
 
-from coordexp.types.errors import OutputError
+from coordexp.types.errors import CheckpointError, OutputError
 from coordexp.types.files import atomic_folder, describe_os_error, translate_os_errors
 
 _TRAINING_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "trainer_state.json")
+_STATES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state")
+"""Beginnings of the names of what torch has written."""
 _FULL_BELOW_BYTES = 1 << 20
 
 
@@ -24,6 +29,20 @@ def check_free_space(folder: Path, num_bytes: int) -> None:
     if free < num_bytes:
         what = f"a checkpoint needs {num_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free"
         raise OutputError(what, where=str(folder), fix="free space, choose another output folder, or set training.save_only_model: true")
+
+
+def check_states(checkpoint: Path) -> None:
+    """Raise `CheckpointError` when a state of the training is damaged, or holds more than tensors and plain values: nothing else is opened.
+
+    Tensors stay on the disk.
+    """
+    for file in sorted(path for path in checkpoint.iterdir() if path.name.startswith(_STATES)):
+        try:
+            with safe_globals():
+                torch.load(file, weights_only=True, mmap=True, map_location="cpu")
+        except (UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+            reason = "it holds something else than tensors and plain values" if isinstance(error, UnpicklingError) else str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{file.name} is not opened ({reason})", where=str(checkpoint), fix="resume from another checkpoint of the run") from error
 
 
 @contextmanager

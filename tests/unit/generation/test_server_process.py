@@ -25,12 +25,29 @@ def options(closed_port: int) -> ServerOptions:
         ({"device": "0,x"}, "neither cpu nor a list of GPU numbers"),
         ({"device": "0,0"}, "neither cpu nor a list of GPU numbers"),
         ({"device": "0,1,2", "tensor_parallel": 2}, "tp and dp the number of GPUs"),
+        ({"host": "0.0.0.0"}, "without a token whoever does can change the weights"),
+        ({"host": "::"}, "other machines can reach ::"),
+        ({"host": "gpu-3.example"}, "other machines can reach gpu-3.example"),
     ],
-    ids=["model", "device", "gpu twice", "tp x dp"],
+    ids=["model", "device", "gpu twice", "tp x dp", "all addresses", "all addresses of IPv6", "a name"],
 )
 def test_wrong_options_are_one_sentence(options: ServerOptions, change: dict, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         check_options(replace(options, **change))
+
+
+def test_a_server_listens_on_this_machine_alone_unless_it_asks_for_a_token(options: ServerOptions) -> None:
+    assert options.host == "127.0.0.1"
+    for host in ("127.0.0.1", "127.0.0.2", "localhost"):
+        check_options(replace(options, host=host))
+    check_options(replace(options, host="0.0.0.0", token="s3cret"))
+
+
+def test_a_server_opens_no_pickled_weights(options: ServerOptions, tmp_path: Path) -> None:
+    for name in ("config.json", "pytorch_model.bin"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ConfigError, match="pickled weights are not read"):
+        check_options(replace(options, model=tmp_path))
 
 
 def test_a_port_that_is_taken_is_one_sentence(options: ServerOptions) -> None:

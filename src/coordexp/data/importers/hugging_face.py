@@ -186,7 +186,7 @@ def _encoded(value: Any, where: str) -> tuple[bytes, str]:
     try:
         with Image.open(BytesIO(content)) as image:
             suffix = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}.get(image.format or "", ".img")
-    except (UnidentifiedImageError, OSError):
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         suffix = ".img"  # what is wrong with it is found, and said or counted, with its size
     return content, suffix
 
