@@ -23,7 +23,7 @@ _BINS = {token: k for k, token in enumerate(coord_tokens())}
 _NUMBERS, _WHOLE_NUMBERS = frozenset({int, float}), frozenset({int})
 _RECORD_KEYS = frozenset({"images", "objects", "width", "height", "summary", "coord_space", "metadata"})
 _OBJECT_KEYS = frozenset({"desc", "bbox_2d", "poly", "poly_points"})
-_FARTHEST = 1e9
+MAX_PIXEL = 1e9
 """Pixels: no image reaches so far, and what is much larger cannot be computed with."""
 _BOX_FIX = "write a box as bbox_2d: [x1, y1, x2, y2]"
 _POLY_FIX = "write a polygon as poly: [x1, y1, x2, y2, ...], one flat list"
@@ -309,9 +309,9 @@ class RecordReader:
                 if type(value) not in allowed:
                     what = f"{_show(value)} is not a {name}, as coord_space {space!r} asks for"
                     self._refuse(f"objects[{index}].{item.kind}[{position}]", Rule.VALUE, what)
-        elif is_pixel and not (min(values) >= -_FARTHEST and max(values) <= _FARTHEST):
+        elif is_pixel and not (min(values) >= -MAX_PIXEL and max(values) <= MAX_PIXEL):
             for position, value in enumerate(values):
-                if not -_FARTHEST <= value <= _FARTHEST:
+                if not -MAX_PIXEL <= value <= MAX_PIXEL:
                     self._refuse(f"objects[{index}].{item.kind}[{position}]", Rule.VALUE, f"{_show(value)} lies in no image")
         elif not is_pixel and not (min(values) >= 0 and max(values) <= MAX_BIN):
             for position, value in enumerate(values):

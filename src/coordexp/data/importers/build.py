@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.importers.source import Problem, SourceImage, SourceObject, Unit
+from coordexp.data.rules import MAX_PIXEL
+from coordexp.geometry.affine import visible_part
 from coordexp.geometry.bins import clamp_to_image, count_beyond_border
 from coordexp.geometry.contours import mask_to_rings
 from coordexp.geometry.polygons import Ring, canonical_ring, ring_area, ring_to_box
@@ -109,18 +111,17 @@ def _to_points(
         raise UnusableError(Problem("no_label", "the annotation has no label"))
     width, height = size
     is_poly = options.geometry == "poly"
-    raw = _outline(item, scale, size, options, summary) if is_poly else _box(item, scale)
-    if not all(map(math.isfinite, raw)):
-        raise UnusableError(Problem("not_finite", "a coordinate is not a finite number"))
+    raw, is_cut = _outline(item, scale, size, options, summary) if is_poly else _box(item, scale, size)
     x1, y1, x2, y2 = ring_to_box(raw) if is_poly else raw
     if x2 < x1 or y2 < y1:
         raise UnusableError(Problem("negative_size", f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) has a negative width or height"))
-    if x2 < 0 or y2 < 0 or x1 > width or y1 > height:
-        raise UnusableError(Problem("outside", f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) lies outside the image of {width}x{height}"))
+    if _is_outside(x1, x2, width) or _is_outside(y1, y2, height):
+        raise UnusableError(_outside((x1, y1, x2, y2), size))
     points = raw
     if count_beyond_border(raw, width=width, height=height):
-        summary.num_clamped += 1
+        is_cut = True
         points = clamp_to_image(raw, width=width, height=height)
+    summary.num_clamped += is_cut
     if is_poly:
         points = canonical_ring(points)
     x1, y1, x2, y2 = ring_to_box(points) if is_poly else points
@@ -128,15 +129,30 @@ def _to_points(
     return points
 
 
-def _box(item: SourceObject, scale: tuple[float, float]) -> tuple[float, ...]:
+def _is_outside(low: float, high: float, size: int) -> bool:
+    """Nothing of it lies between 0 and `size`; what has an extent does not by touching one of them."""
+    return high < 0 or low > size or (low < high and (high == 0 or low == size))
+
+
+def _outside(box: Sequence[float], size: tuple[int, int]) -> Problem:
+    x1, y1, x2, y2 = box
+    return Problem("outside", f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) lies outside the image of {size[0]}x{size[1]}")
+
+
+def _box(item: SourceObject, scale: tuple[float, float], size: tuple[int, int]) -> tuple[tuple[float, ...], bool]:
+    """The box, and whether what lies past the border was cut off before."""
     if item.box is not None:
-        return _scaled(item.box, scale)
+        box = _scaled(item.box, scale)
+        _refuse_not_finite(box)
+        return box, False
     if item.rings:
-        return ring_to_box(_scaled([value for ring in item.rings for value in ring], scale))
+        rings, is_cut = _visible_rings([_scaled(ring, scale) for ring in item.rings], size)
+        return ring_to_box([value for ring in rings for value in ring]), is_cut
     raise UnusableError(Problem("no_bbox", "no bbox"))
 
 
-def _outline(item: SourceObject, scale: tuple[float, float], size: tuple[int, int], options: ImportOptions, summary: ImportSummary) -> Ring:
+def _outline(item: SourceObject, scale: tuple[float, float], size: tuple[int, int], options: ImportOptions, summary: ImportSummary) -> tuple[Ring, bool]:
+    """The outline, and whether what lies past the border was cut off before."""
     rings, num_holes = [_scaled(ring, scale) for ring in item.rings], 0
     if item.mask is not None:
         if item.mask.shape != size[::-1]:
@@ -149,8 +165,31 @@ def _outline(item: SourceObject, scale: tuple[float, float], size: tuple[int, in
         raise UnusableError(_NO_OUTLINE)
     summary.num_multi_part += len(rings) > 1
     summary.num_with_holes += num_holes > 0
+    rings, is_cut = _visible_rings(rings, size)
     chosen = _take_hull(rings) if options.outline == "hull" else max(rings, key=ring_area)
-    return chosen if options.max_vertices is None else _simplify(chosen, options.max_vertices, options.max_deviation, summary)
+    return (chosen if options.max_vertices is None else _simplify(chosen, options.max_vertices, options.max_deviation, summary)), is_cut
+
+
+def _visible_rings(rings: list[Ring], size: tuple[int, int]) -> tuple[list[Ring], bool]:
+    """What of the parts lies between the edges of the image (0 and W, 0 and H), and whether that is less than all."""
+    values = [value for ring in rings for value in ring]
+    _refuse_not_finite(values)
+    box, (width, height) = ring_to_box(values), size
+    if box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height:
+        return rings, False
+    if max(map(abs, box)) > MAX_PIXEL:
+        raise UnusableError(_outside(box, size))
+    # an outline without area is clamped as a box is: there is nothing to cut
+    parts = [visible_part(ring, kind="poly", window=(0, 0, width, height))[0] if ring_area(ring) else ring for ring in rings]
+    visible = [part for part in parts if part is not None]
+    if not visible:
+        raise UnusableError(_outside(box, size))
+    return visible, True
+
+
+def _refuse_not_finite(values: Sequence[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        raise UnusableError(Problem("not_finite", "a coordinate is not a finite number"))
 
 
 def _take_hull(rings: list[Ring]) -> Ring:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from coordexp.data.importers.options import ImportOptions, read_label_map
 from coordexp.data.importers.run import import_source
 from coordexp.data.importers.source import Source, SourceImage, SourceObject
 from coordexp.data.jsonl import read_records
-from coordexp.geometry.masks import mask_iou
+from coordexp.geometry.masks import mask_iou, ring_to_mask
+from coordexp.geometry.polygons import is_canonical, ring_to_box
 from coordexp.geometry.simplify import convex_hull, simplify_ring
 from coordexp.types.errors import DataError
 from coordexp.types.records import Record
@@ -64,6 +66,60 @@ def test_an_image_with_too_many_objects_is_dropped_or_keeps_some_of_them_in_orde
     records, summary = take(MANY, max_objects=3, over_limit="first")
     assert descs(records[0]) == ["small", "large", "middle"]
     assert summary.left_out == {"objects left out, beyond 3 of an image": 1}
+
+
+def outline(label: str, *rings: tuple[float, ...]) -> SourceObject:
+    return SourceObject(label, f"test: {label}", rings=rings)
+
+
+BEYOND = {
+    "corner": (40, 40, 100, 44, 90, 110),
+    "all around": (32, -50, 120, 32, 32, 120, -50, 32),
+    "fork": (30, 8, 30, 16, -30, 16, -30, 48, 30, 48, 30, 56, -40, 56, -40, 8),
+    "vertices outside only": (-20, 30, 90, 10, 90, 50),
+}
+
+
+@pytest.mark.parametrize("ring", BEYOND.values(), ids=BEYOND)
+def test_of_an_outline_past_the_border_what_is_visible_is_taken(take: Callable[..., Any], ring: tuple[float, ...]) -> None:
+    (record,), summary = take([outline("a", ring)], geometry="poly")
+    found = record.objects[0].points
+    large = ring_to_mask([value + SIDE for value in ring], width=3 * SIDE, height=3 * SIDE)
+    visible, mine = large[SIDE : 2 * SIDE, SIDE : 2 * SIDE], ring_to_mask(found, width=SIDE, height=SIDE)
+    assert (visible != mine)[: SIDE - 1, : SIDE - 1].mean() < 0.005  # the last pixel is the end: COCO's x = W is clamped to W-1
+    assert is_canonical(found)
+    assert (summary.num_clamped, summary.num_zero_area) == (1, 0)
+    boxes, _ = take([outline("a", ring)])
+    x1, y1, x2, y2 = boxes[0].objects[0].points
+    assert (x1, y1, x2, y2) == pytest.approx(ring_to_box(found), abs=0.5)
+
+
+def test_the_largest_visible_part_is_taken_and_the_hull_is_that_of_visible_parts(take: Callable[..., Any]) -> None:
+    parts = outline("a", (-300, 0, 6, 0, 6, 6, -300, 6), (20, 20, 40, 20, 40, 40, 20, 40), (80, 80, 99, 80, 99, 99))
+    assert take([parts], geometry="poly")[0][0].objects[0].points == (20, 20, 40, 20, 40, 40, 20, 40)
+    hull = take([parts], geometry="poly", outline="hull")[0][0].objects[0].points
+    assert ring_to_box(hull) == (0, 0, 40, 40)
+
+
+def test_what_only_touches_the_border_lies_outside_and_what_has_no_extent_does_not(take: Callable[..., Any]) -> None:
+    beside = [box("right", 64, 5, 70, 9), box("left", -5, 5, 0, 9), box("below", 5, 64, 9, 80), outline("ring", (64, 0, 90, 0, 90, 30))]
+    kept = [box("sliver", 63.5, 5, 70, 9), box("line", 64, 5, 64, 9), outline("flat", (-2, 5, -1, 5, 8, 5))]
+    for item in beside[:3]:
+        with pytest.raises(DataError, match="lies outside the image of 64x64"):
+            take([item])
+    (record,), summary = take([*beside, *kept[:2]], skip_invalid=True)
+    assert [item.points for item in record.objects] == [(63, 5, 63, 9), (63, 5, 63, 9)]
+    assert (summary.skipped, summary.num_zero_area, summary.num_clamped) == ({"outside": 4}, 2, 2)
+    (record,), summary = take([beside[3], kept[2]], geometry="poly", skip_invalid=True)
+    assert [item.points for item in record.objects] == [(0, 5, 0, 5, 8, 5)]
+    assert (summary.skipped, summary.num_zero_area) == ({"outside": 1}, 1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+def test_an_outline_that_cannot_be_computed_with_is_skipped(take: Callable[..., Any], value: float) -> None:
+    (record,), summary = take([outline("a", (0, 0, 9, 0, value, 9)), box("b", 0, 0, 9, 9)], geometry="poly", skip_invalid=True, skip_bad_images=True)
+    assert record.objects == ()
+    assert summary.skipped.total() == 2
 
 
 def test_small_objects_are_left_out_by_their_shorter_side_within_the_image(take: Callable[..., Any]) -> None:
