@@ -118,9 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(sentence: str, code: int, *, debug: bool) -> int:
+    from coordexp.config.redact import redact_text
+
     if debug:
-        traceback.print_exc()
-    typer.echo(sentence, err=True)
+        typer.echo(redact_text(traceback.format_exc()), err=True, nl=False)
+    typer.echo(redact_text(sentence), err=True)
     return code
 
 
@@ -132,5 +134,4 @@ def _usage(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message)
         return 2
-    typer.echo(f"error: {message.rstrip('.')}; see '{path} --help'", err=True)
-    return 2
+    return _say(f"error: {message.rstrip('.')}; see '{path} --help'", 2, debug=False)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
 
+from coordexp.config.redact import redact_text
 from coordexp.types.progress import Progress
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class LineProgress:
         self.say(f"{description}: {done} done in {spell_seconds(self._clock() - start)}")
 
     def say(self, sentence: str) -> None:
-        self._stream.write(sentence + "\n")
+        self._stream.write(redact_text(sentence) + "\n")
         self._stream.flush()
 
 
@@ -85,7 +86,7 @@ class BarProgress:
         self.say(f"{description}: {done} done in {spell_seconds(time.monotonic() - start)}")
 
     def say(self, sentence: str) -> None:
-        self._console.print(sentence, markup=False, soft_wrap=True)
+        self._console.print(redact_text(sentence), markup=False, soft_wrap=True)
 
 
 def describe(description: str, done: int, total: int | None, seconds: float) -> str:
