@@ -20,8 +20,12 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("3.11", "3.12", "3.13")
@@ -88,6 +92,25 @@ def inspect(wheel: Path, sdist: Path) -> dict[str, Any]:
         "sdist_bytes": sdist.stat().st_size,
         "core_dependencies": len(core),
     }
+
+
+def core_closure(wheel: Path) -> dict[str, Distribution]:
+    """What the wheel asks for without an extra, with all that these ask for in turn, as it is installed here.
+
+    Raises:
+        PackageNotFoundError: one of them is not installed.
+    """
+    archive = zipfile.ZipFile(wheel)
+    metadata = email.message_from_bytes(archive.read(next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))))
+    waiting = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    found: dict[str, Distribution] = {}
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            found[name] = distribution(name)
+            waiting += [Requirement(text) for text in found[name].requires or ()]
+    return found
 
 
 def interpreters(asked: list[str]) -> Iterator[Path]:

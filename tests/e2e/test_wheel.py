@@ -8,12 +8,10 @@ import os
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import distribution
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 SHOW_CONFIGS = "from coordexp.recipes.shipped import shipped_config; print(*[shipped_config(name) for name in ('demo/stage1.yaml', 'infer/pipeline.yaml')])"
@@ -40,23 +38,14 @@ def archives(tool: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 @pytest.fixture(scope="module")
-def installed(archives: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tool: ModuleType, archives: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the wheel and what the wheel's own metadata asks for, with all that these ask for in turn: nothing else can be imported."""
     folder = tmp_path_factory.mktemp("installed")
     zipfile.ZipFile(archives[0]).extractall(folder)
-    metadata = next(folder.glob("*.dist-info/METADATA")).read_text(encoding="utf-8")
-    waiting = [Requirement(line.removeprefix("Requires-Dist: ")) for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
-    seen: set[str] = set()
-    while waiting:
-        requirement = waiting.pop()
-        if requirement.name in seen or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})):
-            continue
-        seen.add(requirement.name)
-        found = distribution(requirement.name)
+    for found in tool.core_closure(archives[0]).values():
         for name in {path.parts[0] for path in found.files or () if path.parts[0] not in ("..", "__pycache__")}:
             if not (folder / name).exists():
                 (folder / name).symlink_to(Path(str(found.locate_file(name))).resolve())
-        waiting += [Requirement(line) for line in found.requires or ()]
     return folder
 
 
