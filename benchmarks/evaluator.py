@@ -24,17 +24,10 @@ import numpy as np
 from cli_startup import median_seconds
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from suite.figures import goals_of
 
 WIDTH, HEIGHT = 640, 480
-GOALS = {
-    "cpu_ratio_vs_pycocotools": "<= 0.25",
-    "polygon_cpu_s": "<= 5",
-    "large_cpu_s": "<= 15",
-    "large_peak_mb": "<= 1500",
-    "scaling_exponent": "<= 1.1",
-    "one_record_cpu_s": "<= 1",
-    "help_wall_s": "<= 0.4",
-}
+GOALS = goals_of("evaluator")
 
 
 @dataclass(frozen=True)

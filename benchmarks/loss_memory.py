@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from suite.figures import goals_of
 from torch import Tensor, nn
 
 from coordexp.losses.coordinates import CoordLossWeights, coordinate_terms
@@ -34,7 +35,7 @@ from coordexp.models.head import Head
 VOCAB, WIDTH, BINS = 152_670, 2_560, 1_000
 MIXES = {"stage1": (0.35, 0.20), "text": (1.0, 0.0)}
 """Shares of supervised text and of coordinate slots."""
-GOALS = {"extra_memory_ratio_8k": "<= 0.125", "time_ratio_8k": "<= 1.0"}
+GOALS = goals_of("loss_memory")
 MIB = 2**20
 
 

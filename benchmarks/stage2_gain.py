@@ -20,8 +20,9 @@ from stage2_study.arms import ARMS, FRESH_SEEDS, LOOKS, Arm, find_arms
 from stage2_study.prepare import prepare_data, prepare_start, score_curve
 from stage2_study.runs import in_rounds, run_all, why_not
 from stage2_study.study import Study
-from stage2_study.tables import best_arm, exposure_lines, figures, markdown, write_into
+from stage2_study.tables import best_arm, exposure_lines, figures, markdown
 from stage2_study.teacher import teacher_forced
+from suite.pages import write_between
 
 COMMANDS = ("prepare", "curve", "teacher", "check", "run", "fresh", "table")
 QUICK_ARMS = ("s1_ce", "b_only")
@@ -81,7 +82,7 @@ def execute(command: str, study: Study, arms: Sequence[Arm], seeds: Sequence[int
         table = markdown(study)
         print(table)
         if page is not None:
-            write_into(page, table)
+            write_between(page, "stage2_gain", table)
 
 
 def runnable(study: Study, arms: Sequence[Arm]) -> list[Arm]:

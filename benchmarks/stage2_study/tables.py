@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coordexp.types.files import write_text
 from stage2_study.arms import ARMS, FRESH_SEEDS, LOOKS, MAIN_SEEDS, Arm, Stage
 from stage2_study.exposure import exposure, exposure_table
 from stage2_study.runs import finished
 from stage2_study.scores import F1_KEYS, HEADLINE, Difference, difference, mean_of
 from stage2_study.study import Study, read_json
 
-BEGIN, END = "<!-- stage2_gain: begin -->", "<!-- stage2_gain: end -->"
 _RATES = ("objects_per_image", "truncated", "duplicates", "malformed")
 _COLUMNS = (
     *("arm", "seeds", "steps", "thousand tokens", "CPU s", "wall s", "F1@0.5", "F1@0.75", "F1@0.95", "F1@mIoU", "mean IoU"),
@@ -75,16 +73,22 @@ def _cost(runs: Runs) -> list[str]:
     return [f"{steps:.0f}", f"{trained / 1000:.0f} + {generated / 1000:.0f}", f"{cpu:.0f}", f"{wall:.0f}"]
 
 
-def claim(study: Study) -> list[str]:
-    """Best Stage-2 arm over best Stage-1 arm on seeds that did not choose them; empty until both have runs there."""
+def fresh_difference(study: Study, key: str) -> Difference | None:
+    """Best Stage-2 arm over best Stage-1 arm on seeds that did not choose them; None until both have runs there."""
     arms = [best_arm(study, stage) for stage in ("stage1", "stage2")]
-    if arms[0] is None or arms[1] is None:
+    first, second = (results_of(study, arm, FRESH_SEEDS) if arm is not None else [] for arm in arms)
+    return between(first, second, key=key) if first and second else None
+
+
+def claim(study: Study) -> list[str]:
+    """`fresh_difference` in words; empty until there is one."""
+    arms = [best_arm(study, stage) for stage in ("stage1", "stage2")]
+    found = {key: fresh_difference(study, key) for key in F1_KEYS}
+    if arms[0] is None or arms[1] is None or None in found.values():
         return []
-    first, second = (results_of(study, arm, FRESH_SEEDS) for arm in arms if arm is not None)
-    if not first or not second:
-        return []
-    found = "; ".join(f"{key} {between(first, second, key=key)}" for key in F1_KEYS)
-    return [f"`{arms[1].name}` over `{arms[0].name}` on {len(second)} and {len(first)} seeds that chose neither, in points: {found}."]
+    counts = [len(results_of(study, arm, FRESH_SEEDS)) for arm in (arms[1], arms[0]) if arm is not None]
+    words = "; ".join(f"{key} {difference}" for key, difference in found.items())
+    return [f"`{arms[1].name}` over `{arms[0].name}` on {counts[0]} and {counts[1]} seeds that chose neither, in points: {words}."]
 
 
 def figures(study: Study) -> dict[str, Any]:
@@ -99,17 +103,6 @@ def figures(study: Study) -> dict[str, Any]:
             scores = {key: mean_of(runs, key) for key in (*F1_KEYS, *_RATES)}
             found[arm.name] = {"seeds": len(runs), **train, **scores, "over_start": [over_start.delta, over_start.low, over_start.high]}
     found["claim"] = claim(study)
+    if (fresh := fresh_difference(study, HEADLINE)) is not None:
+        found["points_over_best_stage1"] = 100 * fresh.delta
     return found
-
-
-def write_into(page: Path, table: str) -> None:
-    """Replace what stands between the marks of the page.
-
-    Raises:
-        SystemExit: the page has no marks.
-    """
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{page} has no {BEGIN} … {END}")
-    head, rest = text.split(BEGIN, 1)
-    write_text(page, f"{head}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}")
