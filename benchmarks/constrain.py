@@ -33,12 +33,11 @@ from coordexp.codec.prompts import PromptSpec, build_prompt
 from coordexp.codec.serialize import END_TEXT, serialize_objects, with_end
 from coordexp.codec.strict import parse_rollout
 from coordexp.codec.text_tokenizer import TextTokenizer
-from coordexp.data.synthetic import SceneSettings, render_scene
+from coordexp.data.synthetic import SceneSettings, render_scene, scale_scene
 from coordexp.generation.hf import HfBackend
 from coordexp.generation.protocol import GenerationRequest
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model
-from coordexp.models.pretrain_data import scale_scene
 from coordexp.types.constraint import ConstraintSpec
 from coordexp.types.records import DetObject
 from coordexp.types.rollouts import GenerationSample, GenerationSettings

@@ -26,14 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.prompts import PromptSpec, build_prompt
-from coordexp.data.convert import to_tokens
 from coordexp.data.images import load_image
-from coordexp.data.jsonl import record_to_json
-from coordexp.data.synthetic import SceneSettings, render_scene
+from coordexp.data.synthetic import SceneSettings, write_scene_records
 from coordexp.generation.engine import find_python
 from coordexp.generation.hf import HfBackend
 from coordexp.generation.protocol import NUM_BATCHES, GenerationBackend
@@ -47,7 +44,6 @@ from coordexp.pipeline.infer import Inference, InferenceSettings, windows_under_
 from coordexp.pipeline.prompting import PromptPlan
 from coordexp.pipeline.source import iter_source
 from coordexp.recipes.doctor import free_port
-from coordexp.types.records import Record
 from coordexp.types.rollouts import GenerationSettings
 
 MAX_NEW_TOKENS = 192
@@ -71,13 +67,7 @@ def write_data(folder: Path, *, count: int) -> Path:
     """Drawn scenes with none to six objects: answers of 3 to 190 tokens."""
     settings = SceneSettings(name="throughput", kind="shapes", seed=8, num_scenes=count, width=96, height=96, min_side=14, max_side=36)
     folder.mkdir()
-    lines = []
-    for index in range(count):
-        scene = render_scene(settings, index)
-        Image.fromarray(scene.image).save(folder / f"{index}.png")
-        lines.append(json.dumps(record_to_json(to_tokens(Record("", f"{index}.png", 96, 96, scene.objects, "pixel")))))
-    (folder / "val.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / "val.jsonl"
+    return write_scene_records(settings, folder / "val.jsonl", side=96)
 
 
 def ours(backend: GenerationBackend, loaded: LoadedModel, data: Path, *, window: int, num_windows: int = 1) -> Speed:

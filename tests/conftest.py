@@ -161,20 +161,10 @@ def boxes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scenes_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data file with 7 drawn scenes of the kind that the shipped checkpoint knows, 96 x 96 pixels, coordinates in bins."""
-    from coordexp.data.jsonl import write_records
-    from coordexp.data.synthetic import SceneSettings, render_scene
-    from coordexp.models.pretrain_data import scale_scene
-    from coordexp.types.records import Record
+    from coordexp.data.synthetic import SceneSettings, write_scene_records
 
-    folder = tmp_path_factory.mktemp("scenes")
     settings = SceneSettings(name="tests", kind="shapes", seed=5, num_scenes=7, max_objects=3)
-    records: list[Record] = []
-    for index in range(settings.num_scenes):
-        sample = scale_scene(render_scene(settings, index), 96)
-        Image.fromarray(sample.image).save(folder / f"{index}.png")
-        records.append(Record("", f"{index}.png", 96, 96, sample.objects, "norm1000"))
-    write_records(folder / "val.jsonl", records)
-    return folder / "val.jsonl"
+    return write_scene_records(settings, tmp_path_factory.mktemp("scenes") / "val.jsonl", side=96, space="norm1000")
 
 
 @pytest.fixture(scope="session")

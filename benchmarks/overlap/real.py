@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from coordexp.config.loading import load_config
 from coordexp.config.train import TrainConfig
-from coordexp.data.jsonl import write_records
-from coordexp.data.synthetic import SceneSettings, render_scene
+from coordexp.data.synthetic import SceneSettings, write_scene_records
 from coordexp.generation.engine import find_python
 from coordexp.generation.server_process import ServerOptions, ServerProcess
 from coordexp.models.assets import tiny_checkpoint
-from coordexp.models.pretrain_data import scale_scene
 from coordexp.recipes.doctor import free_port
 from coordexp.recipes.stage1 import run_stage1
-from coordexp.types.records import Record
 
 NUM_SCENES = 64
 NUM_RUNS = 2
@@ -84,12 +80,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def write_config(folder: Path, url: str, *, num_steps: int) -> Path:
     settings = SceneSettings(name="overlap", kind="shapes", seed=5, num_scenes=NUM_SCENES, max_objects=3)
-    records = []
-    for index in range(NUM_SCENES):
-        sample = scale_scene(render_scene(settings, index), 96)
-        Image.fromarray(sample.image).save(folder / f"{index}.png")
-        records.append(Record("", f"{index}.png", 96, 96, sample.objects, "norm1000"))
-    write_records(folder / "train.jsonl", records)
+    write_scene_records(settings, folder / "train.jsonl", side=96, space="norm1000")
     file = folder / "overlap.yaml"
     file.write_text(
         f"model: {{model: {tiny_checkpoint()}, torch_dtype: float32}}\n"

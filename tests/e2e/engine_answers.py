@@ -16,14 +16,13 @@ from PIL import Image
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.cli.main import main
 from coordexp.codec.prompts import PromptSpec, build_prompt
-from coordexp.data.synthetic import SceneSettings, render_scene
+from coordexp.data.synthetic import SceneSettings, render_scene, scale_scene
 from coordexp.generation.engine_options import EngineOptions
 from coordexp.generation.protocol import GenerationRequest
 from coordexp.generation.vllm_engine import VllmEngineBackend
 from coordexp.generation.vllm_requests import ModelFacts
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model
-from coordexp.models.pretrain_data import scale_scene
 from coordexp.types.constraint import ConstraintSpec
 from coordexp.types.rollouts import GenerationSample, GenerationSettings, RepeatLimits
 

@@ -19,7 +19,7 @@ from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.prompts import PromptSpec, build_prompt
 from coordexp.data.images import load_image
 from coordexp.data.odd_pictures import write_odd_pictures
-from coordexp.data.synthetic import SceneSettings, render_scene
+from coordexp.data.synthetic import SceneSettings, render_scene, scale_scene
 from coordexp.generation.hf import HfBackend
 from coordexp.generation.pixel_check import check_pixels
 from coordexp.generation.prompt_batch import collate_prompts
@@ -30,7 +30,6 @@ from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.generation.weight_transfer import TransferName, WeightPusher
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model
-from coordexp.models.pretrain_data import scale_scene
 from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings, RepeatLimits
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from coordexp.codec.coord_tokens import CoordVocabulary
-from coordexp.data.synthetic import DIGIT_NAMES, SHAPE_NAMES
+from coordexp.data.synthetic import DIGIT_NAMES, SHAPE_NAMES, Sample
 from coordexp.models.fast_forward import FastModel
-from coordexp.models.pretrain_data import Sample, SceneCache, to_patches
+from coordexp.models.pretrain_data import SceneCache, to_patches
 from coordexp.models.pretrain_loss import CellHead, ResponseLoss, TargetBuilder
 from coordexp.types.progress import NoProgress, Progress
 

@@ -14,26 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from coordexp.data.synthetic import Scene, SceneSettings, render_scene
-from coordexp.geometry.bins import pixels_to_bins
+from coordexp.data.synthetic import Sample, SceneSettings, render_scene, scale_scene
 from coordexp.models.tiny import IMAGE_MEAN, IMAGE_STD, MERGE_SIZE, PATCH_SIZE
 from coordexp.types.files import write_text
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import DetObject
 
 _CHUNK = 250
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One drawn scene at the size that the model sees."""
-
-    image: npt.NDArray[np.uint8]
-    """[side, side, 3]"""
-    objects: tuple[DetObject, ...]
-    """In bins, sorted by (y1, x1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +46,6 @@ class SceneCache:
 
     def take(self, indices: npt.NDArray[np.int64]) -> list[Sample]:
         return [Sample(self.images[i], self.objects[int(i)]) for i in indices]
-
-
-def scale_scene(scene: Scene, side: int) -> Sample:
-    """The scene at side x side pixels with objects in bins."""
-    height, width = scene.image.shape[:2]
-    image = np.asarray(Image.fromarray(scene.image).resize((side, side), Image.Resampling.BICUBIC))
-    # quantized at the size of the source, as the product does: a rescale keeps the normalized coordinate x / (width - 1), not x / width
-    objects = [DetObject(item.desc, item.kind, pixels_to_bins(item.points, kind=item.kind, width=width, height=height)) for item in scene.objects]
-    return Sample(image, tuple(sorted(objects, key=lambda item: (item.points[1], item.points[0]))))
 
 
 def open_cache(settings: SceneSettings, folder: Path, *, side: int, workers: int, progress: Progress | None = None) -> SceneCache:

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from coordexp.codec.coord_tokens import CoordVocabulary
 from coordexp.codec.serialize import serialize_objects, with_end
+from coordexp.data.synthetic import Sample
 from coordexp.geometry.bins import MAX_BIN, NUM_BINS
-from coordexp.models.pretrain_data import Sample
 
 SIGMA_BINS: Final = 4.0
 EXPECTATION_WEIGHT: Final = 10.0

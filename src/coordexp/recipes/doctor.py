@@ -11,7 +11,7 @@ from PIL import Image
 
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.prompts import PromptSpec, build_prompt
-from coordexp.data.synthetic import SceneSettings, render_scene
+from coordexp.data.synthetic import SceneSettings, render_scene, scale_scene
 from coordexp.generation.engine import Engine, find_python, probe_engine, routes
 from coordexp.generation.hf import HfBackend
 from coordexp.generation.protocol import GenerationRequest
@@ -21,7 +21,6 @@ from coordexp.generation.vllm_requests import ModelFacts
 from coordexp.generation.vllm_server import VllmServerBackend
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import load_model
-from coordexp.models.pretrain_data import scale_scene
 from coordexp.types.errors import BackendError
 from coordexp.types.progress import Progress
 from coordexp.types.rollouts import GenerationSettings

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.codec.coord_tokens import CoordVocabulary
-from coordexp.data.synthetic import SHAPE_NAMES, SceneSettings, render_scene
+from coordexp.data.synthetic import SHAPE_NAMES, Sample, SceneSettings, render_scene, scale_scene
 from coordexp.models.fast_forward import FastModel
 from coordexp.models.pretrain import PhaseSettings, Pretrainer, PretrainSettings
-from coordexp.models.pretrain_data import Sample, SceneCache, open_cache, scale_scene, to_patches
+from coordexp.models.pretrain_data import SceneCache, open_cache, to_patches
 from coordexp.models.pretrain_loss import CellHead, ResponseLoss, TargetBuilder
 from coordexp.models.pretrain_tiny import encode_prompt, pretrain_tiny
 from coordexp.models.tiny import build_tiny_model
