@@ -8,8 +8,6 @@ from typing import Literal
 from coordexp.config.sections import Count, FilePath, FileSection, KeyProblem, Positive, Section, Share, Switch, Text
 
 SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-IGNORED_NAMES = ("unknown_policy", "semantic_fallback")
-"""Accepted for older commands, without effect; the command line warns once."""
 
 
 class EvalSettings(Section):

@@ -36,17 +36,6 @@ def encode_norm(c: float | npt.NDArray[np.floating]) -> int | npt.NDArray[np.int
     return min(max(round(c * MAX_BIN), 0), MAX_BIN)
 
 
-@overload
-def decode_bin(k: float) -> float: ...
-@overload
-def decode_bin(k: npt.NDArray[np.number]) -> npt.NDArray[np.float64]: ...
-def decode_bin(k: float | npt.NDArray[np.number]) -> float | npt.NDArray[np.float64]:
-    """Normalized coordinate of a bin, `k/999`; real-valued bins (expectations) are allowed; a number or an array of any shape."""
-    if isinstance(k, np.ndarray):
-        return k.astype(np.float64) / MAX_BIN
-    return k / MAX_BIN
-
-
 def axis_span(size: int) -> int:
     """Distance in pixels between the first and the last pixel of an axis, at least 1: the denominator of normalization.
 

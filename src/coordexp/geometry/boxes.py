@@ -26,11 +26,6 @@ def as_box_array(boxes: npt.ArrayLike) -> BoxArray:
     return array
 
 
-def is_valid_box(points: Sequence[float]) -> bool:
-    """Four values with x1 <= x2 and y1 <= y2 (zero width or height is allowed)."""
-    return len(points) == 4 and points[0] <= points[2] and points[1] <= points[3]
-
-
 def order_corners(points: Sequence[float]) -> tuple[float, float, float, float]:
     """The box of two opposite corners in any order."""
     x1, y1, x2, y2 = points

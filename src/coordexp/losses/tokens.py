@@ -1,4 +1,4 @@
-"""Cross-entropy of next tokens. Sums; the caller divides by its own denominator."""
+"""Cross-entropy of next tokens, one value for each row: the caller weighs, sums and divides by its own denominator."""
 
 from __future__ import annotations
 
@@ -23,8 +23,3 @@ def cross_entropy_rows(logits: Tensor, targets: Tensor) -> Tensor:
         Float[Tensor, "num_tokens"], float32 or wider.
     """
     return F.cross_entropy(upcast(logits), targets, reduction="none")
-
-
-def token_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    """sum_i w_i * cross_entropy_rows(logits, targets)_i, a scalar; 0 for no tokens."""
-    return (weight * cross_entropy_rows(logits, targets)).sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -16,8 +16,6 @@ from coordexp.models.processor import load_processor
 from coordexp.models.quantize import Quantization, quantization_config
 from coordexp.models.quiet import no_library_bars
 from coordexp.types.errors import CheckpointError
-
-DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16", "auto"]
 
 DTYPES: Final[dict[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MODEL_TYPE: Final = "qwen3_vl"

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from coordexp.pipeline.artifacts import check_writable, result_to_line
 from coordexp.pipeline.detections import Detections
@@ -22,7 +22,6 @@ from coordexp.types.errors import BackendError, DataError, OutputError
 from coordexp.types.files import atomic_folder, atomic_writer, translate_os_errors
 
 Format: TypeAlias = Literal["jsonl", "coco", "yolo", "supervision"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(slots=True)

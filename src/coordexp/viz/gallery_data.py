@@ -38,8 +38,6 @@ _NO_PICTURE, _EMBEDDED, _FILED = 0, 1, 2
 class Gallery:
     """`data` and `pictures` are JSON that may stand in a script element."""
 
-    run_names: tuple[str, ...]
-    """Before (if any), then the run itself; one empty name without a comparison."""
     num_images: int
     num_embedded: int
     num_filed: int
@@ -84,7 +82,6 @@ def build_gallery(
         "images": images,
     }
     return Gallery(
-        run_names=tuple(name for name, _ in runs),
         num_images=len(images),
         num_embedded=len(thumbnails.embedded),
         num_filed=len(thumbnails.filed),

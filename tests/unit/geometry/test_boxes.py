@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from coordexp.geometry.boxes import as_box_array, box_area, box_iou, is_valid_box, order_corners, xywh_to_xyxy
+from coordexp.geometry.boxes import as_box_array, box_area, box_iou, order_corners, xywh_to_xyxy
 
 
 def test_iou_of_every_pair_equals_pycocotools() -> None:
@@ -40,11 +40,6 @@ def test_areas_and_corners() -> None:
     assert box_area([[0, 0, 3, 2], [1, 1, 1, 5]]).tolist() == [6, 0]
     assert order_corners((5, 1, 2, 3)) == (2, 1, 5, 3)
     assert xywh_to_xyxy((10, 20, 5, 2)) == (10, 20, 15, 22)
-
-
-@pytest.mark.parametrize(("points", "valid"), [((0, 0, 0, 0), True), ((0, 0, 1), False), ((1, 0, 0, 1), False), ((0, 1, 1, 0), False)])
-def test_a_box_is_valid_when_its_corners_are_in_order(points: tuple[float, ...], valid: bool) -> None:
-    assert is_valid_box(points) is valid
 
 
 def test_an_array_of_another_shape_is_refused() -> None:
