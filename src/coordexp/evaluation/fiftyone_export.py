@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coordexp.data.paths import resolve_image
 from coordexp.evaluation.columns import ImageRow
 from coordexp.evaluation.export import Side, sides_of
 from coordexp.types.errors import BackendError, OutputError
@@ -30,6 +31,7 @@ def write_fiftyone(result: EvaluationResult, *, image_root: Path, name: str) -> 
     Raises:
         BackendError: FiftyOne is not installed, or its database cannot be reached.
         OutputError: there is a data set of this name.
+        DataError: the path of an image leaves the folder.
     """
     try:
         fo: Any = importlib.import_module("fiftyone")
@@ -53,7 +55,7 @@ def write_fiftyone(result: EvaluationResult, *, image_root: Path, name: str) -> 
 
 
 def _sample(fo: Any, image: ImageRow, image_root: Path, result: EvaluationResult, parts: list[tuple[Side, range]]) -> Any:
-    sample = fo.Sample(filepath=str((image_root / image.file_name).resolve()))
+    sample = fo.Sample(filepath=str(resolve_image(image_root, image.file_name).resolve()))
     for field, (side, rows) in zip(_FIELDS, parts, strict=True):
         boxes = [row for row in rows if row not in side.table.polygons]
         rings = [row for row in rows if row in side.table.polygons]

@@ -25,6 +25,9 @@ from coordexp.types.errors import CheckpointError
 from coordexp.types.records import GeometryKind, Record
 from coordexp.types.sequences import ImageInputs
 
+_MOST_TRIED = 16_000_000
+"""Pixels of the largest size that the processor is asked about with a picture; a record may claim any."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSide:
@@ -133,6 +136,8 @@ def _resize_reason(side: ModelSide, width: int, height: int) -> str | None:
 def _describe_resize(side: ModelSide, width: int, height: int) -> str:
     if max(width, height) >= 200 * min(width, height):
         return f"{width}x{height} is refused"
+    if width * height > _MOST_TRIED:
+        return f"{width}x{height} is scaled down"
     features = side.processor.image_processor(images=[Image.new("RGB", (width, height))], return_tensors="np")
     _, rows, columns = (int(side_) for side_ in np.asarray(features["image_grid_thw"])[0])
     return f"{width}x{height} becomes {columns * side.encoder.patch_size}x{rows * side.encoder.patch_size}"

@@ -82,14 +82,44 @@ def open_hugging_face(dataset: str, *, columns: HfColumns, split: str = "train",
     names = getattr(_feature(table.features, columns.label, dataset), "names", None)
     table = _keep_encoded(table, columns.image)
     notes: Counter[str] = Counter()
+    path = Path(dataset)
+    files = _Files.of(path)
 
     def iterate() -> Iterator[SourceImage]:
         notes.clear()
         for index, row in enumerate(table):
-            yield _read_row(cast(dict[str, Any], row), columns, names, f"{dataset}[{split}]: row {index}", index, notes)
+            yield _read_row(cast(dict[str, Any], row), columns, names, files, f"{dataset}[{split}]: row {index}", index, notes)
 
-    path = Path(dataset)
     return Source(f"{dataset}[{split}]", None, iterate, inputs=(path,) if path.is_file() else (), num_images=len(table), notes=notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Where rows may name files: in the folder of the data set, and where the library keeps what it has loaded."""
+
+    root: Path
+    allowed: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, dataset: Path) -> _Files:
+        from datasets import config
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        folder = dataset if dataset.is_dir() else dataset.parent
+        caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
+        return cls(folder, tuple(Path(place).resolve() for place in ((folder, *caches) if dataset.exists() else caches)))
+
+    def read(self, name: str, where: str) -> bytes:
+        """Raises DataError: the file cannot be read, or lies elsewhere: a data set of a stranger could name any file of this machine."""
+        path = self.root / name
+        if not any(path.resolve().is_relative_to(place) for place in self.allowed):
+            raise DataError(f"the image {name} lies outside of the data set", where=where, fix="put the images into its folder, or into its rows")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"the image {name} cannot be read ({error.strerror})", where=where, fix="check that the images of the data set are there"
+            ) from error
 
 
 def _load(dataset: str, split: str, config: str | None) -> Any:
@@ -145,8 +175,8 @@ def _unwrap(feature: Any) -> Any:
             return feature
 
 
-def _read_row(row: dict[str, Any], columns: HfColumns, names: Sequence[str] | None, where: str, index: int, notes: Counter[str]) -> SourceImage:
-    content, suffix = _encoded(_value(row, columns.image), where)
+def _read_row(row: dict[str, Any], columns: HfColumns, names: Sequence[str] | None, files: _Files, where: str, index: int, notes: Counter[str]) -> SourceImage:
+    content, suffix = _encoded(_value(row, columns.image), files, where)
     boxes, labels = _value(row, columns.bbox) or [], _value(row, columns.label) or []
     parts = (_value(row, columns.segmentation) if columns.segmentation else None) or [None] * len(boxes)
     if not len(boxes) == len(labels) == len(parts):
@@ -168,19 +198,14 @@ def _value(row: Any, column: str) -> Any:
     return value
 
 
-def _encoded(value: Any, where: str) -> tuple[bytes, str]:
+def _encoded(value: Any, files: _Files, where: str) -> tuple[bytes, str]:
     """The bytes of a picture and the suffix of its format."""
     if isinstance(value, dict):
         content, path = value.get("bytes"), value.get("path")
     else:
         content, path = (value, None) if isinstance(value, bytes) else (None, value)
     if content is None and isinstance(path, str):
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"the image {path} cannot be read ({error.strerror})", where=where, fix="check that the images of the data set are there"
-            ) from error
+        content = files.read(path, where)
     if content is None:
         raise DataError("the image column holds neither a picture nor a path", where=where, fix="choose another column with --image")
     try:

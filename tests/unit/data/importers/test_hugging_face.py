@@ -96,6 +96,25 @@ def test_what_is_not_there_is_named(saved: Path, tmp_path: Path) -> None:
     assert not output.parent.exists()
 
 
+def test_rows_may_name_files_of_their_data_set_alone(tmp_path: Path, read_valid: Callable[[Path], list[Record]]) -> None:
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    for place in (folder / "images/own.png", tmp_path / "private.png"):
+        Image.new("RGB", (20, 20), "red").save(place)
+    (folder / "images/link.png").symlink_to(tmp_path / "private.png")
+    columns, output = HfColumns("xyxy", bbox="bbox", label="label"), tmp_path / "out/rows.jsonl"
+
+    def import_row(name: str) -> list[Record]:
+        datasets.Dataset.from_list([{"image": name, "bbox": [[1, 1, 9, 9]], "label": ["hat"]}]).to_parquet(str(folder / "rows.parquet"))
+        import_hugging_face(str(folder / "rows.parquet"), output=output, columns=columns)
+        return read_valid(output)
+
+    assert [record.width for record in import_row("images/own.png") + import_row(str(folder / "images/own.png"))] == [20, 20]
+    for name in ("../private.png", str(tmp_path / "private.png"), "images/link.png", "/etc/passwd"):
+        with pytest.raises(DataError, match="lies outside of the data set"):
+            import_row(name)
+
+
 def test_without_the_library_one_sentence_says_how_to_get_it(tmp_path: Path) -> None:
     code = "import sys; sys.modules['datasets'] = None\nfrom coordexp.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     line = ["data", "import", "hf", "x", "--box-format", "xywh", "--output", "out/a.jsonl"]
