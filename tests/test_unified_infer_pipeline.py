@@ -207,8 +207,27 @@ def test_calibrated_scores_in_the_run_are_those_of_the_command_afterwards(write_
     assert all(0 < item["score"] < 0.601 for line in read_lines(folder) for item in line["pred"])
     assert read_json(folder / "summary.json")["calibration"]["fitted_on"]["num_pred"] == 9
     assert read_json(raw / "summary.json")["calibration"] is None
+    assert read_json(raw / "summary.json")["backend"]["probabilities"] == "all"
     ScoreCalibration(IsotonicCurve((0.1, 0.9), (0.0, 0.7)), fitted, before=quality, after=quality, folds=5).write(tmp_path / "c.json")
     assert run(path) == 2  # other content under the same name: not the same run
+
+
+def test_a_calibration_of_other_confidences_is_refused(write_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quality = Quality(0.2, 0.3, 0.1, None)
+    fitted = FittedOn("val.jsonl", "0" * 64, num_images=9, num_pred=9, num_right=5, iou=0.5, label_rule="exact", pixel_mode="int", probabilities="top 20")
+    curve = IsotonicCurve((0.1, 0.9), (0.0, 0.6))
+    ScoreCalibration(curve, fitted, before=quality, after=quality, folds=5).write(tmp_path / "c.json")
+    path, folder = write_run("other", calibration=str(tmp_path / "c.json"))
+    assert run(path) == 2
+    sentence = "fitted on confidences from the top 20 probabilities of each token, and these are from the probabilities of all tokens"
+    assert sentence in capsys.readouterr().err
+    assert not folder.exists()
+    raw_file, raw = write_run("raw")
+    assert run(raw_file) == 0
+    apply = ["calibrate", "apply", "--calibration", str(tmp_path / "c.json"), "--pred_jsonl", str(raw), "--out", str(tmp_path / "applied.jsonl")]
+    assert main(apply) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "applied.jsonl").exists()
 
 
 def test_a_stock_checkpoint_without_coordinate_tokens_is_measured_in_its_own_format(write_run, tmp_path_factory, capsys: pytest.CaptureFixture[str]) -> None:

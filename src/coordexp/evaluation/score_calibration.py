@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from coordexp.types.errors import DataError
+from coordexp.types.errors import ConfigError, DataError
 from coordexp.types.files import write_text
 from coordexp.types.predictions import ScoreParts
 
@@ -95,6 +95,14 @@ class FittedOn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label_rule: str
     """`exact`: that of f1_det."""
     pixel_mode: str
+    probabilities: str | None = None
+    """That confidences were made from (`backend.probabilities` of a summary): `all`, or such as `top 20`. None: not known."""
+
+    def check_scores(self, probabilities: str | None, *, where: str) -> None:
+        """Raises ConfigError when the curve was fitted on confidences that were made in another way."""
+        if None not in (self.probabilities, probabilities) and self.probabilities != probabilities:
+            what = f"the calibration was fitted on confidences from {_kind(self.probabilities)}, and these are from {_kind(probabilities)}"
+            raise ConfigError(what, where=where, fix="fit one on a run with this backend and top_logprobs: coordexp calibrate")
 
 
 class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,6 +178,10 @@ class ScoreCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if fault is not None:
             raise DataError(f"not a calibration ({fault})", where=str(path), fix=fix)
         return found
+
+
+def _kind(probabilities: str | None) -> str:
+    return "the probabilities of all tokens" if probabilities == "all" else f"the {probabilities} probabilities of each token"
 
 
 class _Versioned(msgspec.Struct):

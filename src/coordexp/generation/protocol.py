@@ -52,6 +52,13 @@ class BackendInfo:
     """`strict`: the same requests in the same batches give the same tokens and probabilities on the same machine."""
     route: str | None = None
     """How a server is asked: `tokens` (exact ids) or `chat` (messages, which it renders); None: there is no server."""
+    probabilities: str = "all"
+    """That a trace has: of all tokens, or of the most probable ones at each place, as in `top 20`. Confidences of one kind are not those of another."""
+
+
+def probabilities_of(top_tokens: int | None) -> str:
+    """`BackendInfo.probabilities` of a backend that sees so many tokens at each place; None: all."""
+    return "all" if top_tokens is None else f"top {top_tokens}"
 
 
 class GenerationBackend(Protocol):

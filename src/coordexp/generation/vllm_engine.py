@@ -18,7 +18,7 @@ from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.generation.engine_loop import EngineLoop
 from coordexp.generation.engine_options import EngineOptions, engine_arguments, engine_environment
 from coordexp.generation.pixel_check import LOOK, looking_at, read_pixels
-from coordexp.generation.protocol import BackendInfo, GenerationRequest
+from coordexp.generation.protocol import BackendInfo, GenerationRequest, probabilities_of
 from coordexp.generation.vllm_requests import (
     DEFAULT_TOP,
     ModelFacts,
@@ -73,6 +73,7 @@ class VllmEngineBackend:
             dtype=str(self.dtype).removeprefix("torch."),
             device="cpu" if self._options.is_cpu else "cuda",
             determinism="best_effort",
+            probabilities=probabilities_of(self._top_tokens),
         )
 
     def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings, *, with_trace: bool = False) -> list[GenerationSample]:

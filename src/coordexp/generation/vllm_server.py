@@ -28,7 +28,7 @@ from coordexp.batching.pictures import encode_png
 from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.generation.chat_route import CHAT_PATH, TOKENS_PATH, Route, as_token_answer, chat_body
 from coordexp.generation.http import check_status, client_settings, describe_trouble
-from coordexp.generation.protocol import BackendInfo, GenerationRequest
+from coordexp.generation.protocol import BackendInfo, GenerationRequest, probabilities_of
 from coordexp.generation.server_pool import ServerAddress, ServerPool
 from coordexp.generation.vllm_requests import (
     DEFAULT_TOP,
@@ -117,6 +117,7 @@ class VllmServerBackend:
             device="server",
             determinism="best_effort",
             route=self._route,
+            probabilities=probabilities_of(self._top_tokens),
         )
 
     @property

@@ -46,7 +46,13 @@ class JudgedScores:
 
 
 def fit_calibration(
-    predictions: Path, *, method: Method = "isotonic", iou: float = 0.5, pixel_mode: PixelMode = "int", progress: Progress | None = None
+    predictions: Path,
+    *,
+    method: Method = "isotonic",
+    iou: float = 0.5,
+    pixel_mode: PixelMode = "int",
+    probabilities: str | None = None,
+    progress: Progress | None = None,
 ) -> ScoreCalibration:
     """A curve from the confidences of a run on validation data.
 
@@ -55,6 +61,7 @@ def fit_calibration(
         method: `isotonic` from the score, `platt` from its parts where every prediction has them.
         iou: from which a matched prediction is right, at least 0.5.
         pixel_mode: that of the evaluation.
+        probabilities: that the confidences were made from, where it is known; see `FittedOn`.
         progress: shows what goes on.
 
     Raises:
@@ -82,6 +89,7 @@ def fit_calibration(
             iou=iou,
             label_rule="exact",
             pixel_mode=pixel_mode,
+            probabilities=probabilities,
         ),
         before=Quality(raw.ece, raw.mce, raw.brier, raw.auroc),
         after=Quality(seen.ece, seen.mce, seen.brier, seen.auroc),

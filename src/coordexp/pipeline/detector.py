@@ -24,7 +24,7 @@ from coordexp.data.images import load_image, resize_image, to_upright_rgb
 from coordexp.data.presets import RescalePreset, parse_preset, plan_size
 from coordexp.evaluation.score_calibration import ScoreCalibration
 from coordexp.generation.hf import HfBackend
-from coordexp.generation.protocol import GenerationRequest
+from coordexp.generation.protocol import GenerationRequest, probabilities_of
 from coordexp.generation.seeds import request_seed
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.tiny import SIDE_MULTIPLE
@@ -131,6 +131,8 @@ class Detector:
         constraint = _constraint(spec, mode) if constrain == "json" else None
         self._settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, constraint=constraint)
         curve = None if calibration is None else ScoreCalibration.read(Path(calibration))
+        if curve is not None:
+            curve.fitted_on.check_scores(probabilities_of(None), where=str(calibration))
         chosen = TINY_PRESET if preset is None and model == TINY else preset
         sizes = None if chosen is None else parse_preset(chosen)
         folder = tiny_checkpoint() if model == TINY else Path(model)

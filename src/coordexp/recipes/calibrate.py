@@ -21,9 +21,9 @@ def run_calibrate(
         UserError: the predictions cannot be used, scikit-learn is not installed, or the file cannot be written.
     """
     progress = progress or NoProgress()
-    source = RunFiles.of(predictions).predictions
+    files = RunFiles.of(predictions)
     check_writable(out.parent)
-    found = fit_calibration(source, method=method, iou=iou, pixel_mode=pixel_mode, progress=progress)
+    found = fit_calibration(files.predictions, method=method, iou=iou, pixel_mode=pixel_mode, probabilities=files.probabilities, progress=progress)
     found.write(out)
     fitted = found.fitted_on
     progress.say(
@@ -37,8 +37,9 @@ def run_apply_calibration(calibration: Path, predictions: Path, out: Path, *, pr
     """Write the predictions of a run with calibrated scores to `out`.
 
     Raises:
-        UserError: a file cannot be read or written, or the scores are not raw ones.
+        UserError: a file cannot be read or written, or the scores are not raw ones of the kind that the calibration was fitted on.
     """
-    source = RunFiles.of(predictions).predictions
-    num_pred = apply_calibration(ScoreCalibration.read(calibration), source, out)
+    files, fitted = RunFiles.of(predictions), ScoreCalibration.read(calibration)
+    fitted.fitted_on.check_scores(files.probabilities, where=str(calibration))
+    num_pred = apply_calibration(fitted, files.predictions, out)
     (progress or NoProgress()).say(f"{num_pred} scores calibrated: {out}")

@@ -11,7 +11,7 @@ from coordexp.codec.prompts import PromptSpec
 from coordexp.config.infer import InferConfig, InferSection
 from coordexp.config.loading import Loaded
 from coordexp.evaluation.score_calibration import ScoreCalibration
-from coordexp.generation.protocol import NUM_BATCHES
+from coordexp.generation.protocol import NUM_BATCHES, probabilities_of
 from coordexp.pipeline.artifacts import ArtifactPaths, ImageRoot, write_manifest
 from coordexp.pipeline.finished import fingerprint, is_finished
 from coordexp.pipeline.infer import Inference, InferenceSettings, windows_under_way
@@ -80,6 +80,9 @@ def run_inference(run: InferRun, *, device: str, progress: Progress) -> None:
         what = f"there are no coordinate tokens to take the expectation over in mode {choice.mode} ({choice.reason})"
         raise ConfigError(what, where="infer.coord_decode", fix="set it to argmax, or use mode coord")
     settings = inference_settings(section, choice.mode, survey, run.image_root)
+    if settings.calibration is not None:
+        top_tokens = None if section.backend.type == "hf" else section.backend.top_logprobs
+        settings.calibration.fitted_on.check_scores(probabilities_of(top_tokens), where="infer.calibration")
     with open_backend(section, device=device, log=paths.gt_vs_pred.parent / "vllm_server.log", progress=progress) as opened:
         inference = Inference(opened.backend, opened.encoder, tokenizer=opened.tokenizer, settings=settings)
         details = {

@@ -79,6 +79,13 @@ class RunFiles:
         value = self._config("infer").get("model_checkpoint")
         return value if isinstance(value, str) else None
 
+    @property
+    def probabilities(self) -> str | None:
+        """That confidences were made from, as the summary records it: `all`, or such as `top 20`."""
+        backend = self.summary.get("backend")
+        value = cast("Mapping[str, Any]", backend).get("probabilities") if isinstance(backend, dict) else None
+        return value if isinstance(value, str) else None
+
     def _config(self, section: str) -> Mapping[str, Any]:
         config = self.manifest.get("config")
         part = cast("Mapping[str, Any]", config).get(section) if isinstance(config, dict) else None

@@ -56,6 +56,15 @@ def ece(path: Path) -> float:
     return found.ece
 
 
+def test_a_calibration_knows_what_the_confidences_of_its_run_were_made_from(write, tmp_path: Path) -> None:
+    path = write(overconfident(60, seed=0))
+    assert main(["calibrate", "--pred_jsonl", str(path), "--out", str(tmp_path / "a.json")]) == 0
+    assert ScoreCalibration.read(tmp_path / "a.json").fitted_on.probabilities is None
+    (tmp_path / "summary.json").write_text(json.dumps({"backend": {"type": "vllm", "probabilities": "top 20"}}))
+    assert main(["calibrate", "--pred_jsonl", str(path), "--out", str(tmp_path / "b.json")]) == 0
+    assert ScoreCalibration.read(tmp_path / "b.json").fitted_on.probabilities == "top 20"
+
+
 @pytest.mark.parametrize("method", ["isotonic", "platt"])
 def test_scores_of_other_images_become_probabilities(method: str, write, tmp_path: Path) -> None:
     fit, held_out = write(overconfident(150, seed=0), "fit.jsonl"), write(overconfident(150, seed=1), "held_out.jsonl")
