@@ -27,7 +27,7 @@ from coordexp.types.rollouts import GenerationSettings
 
 pytestmark = pytest.mark.browser
 
-HOSTILE = "</script><script>document.title='hacked'</script><img src=x onerror=alert(1)>"
+HOSTILE = "'\" onmouseover=alert(1) </script><script>document.title='hacked'</script><img src=x onerror=alert(1)>"
 COLOURS = {"structure", "desc", "geometry", "none"}
 Opener = Callable[..., Any]
 
@@ -177,7 +177,7 @@ def test_both_sets_of_boxes_lie_where_their_bins_say(visit: Opener, dumped: Any)
 def test_hostile_names_are_shown_and_do_nothing(visit: Opener, dumped: Any) -> None:
     with visit(dumped[0]) as page:
         assert page.title() == f"Rollouts of step 120 · {HOSTILE}"
-        assert page.locator("img[src=x]").count() == page.locator("script").count() == 0
+        assert page.locator("img[src=x]").count() == page.locator("script").count() == page.locator("[onmouseover]").count() == 0
         assert page.locator(".tag", has_text="document.title='hacked'").count() >= 2
         assert page.locator(".objects th", has_text="document.title='hacked'").count() >= 2
 
