@@ -1,4 +1,4 @@
-"""`coordexp data coord` and `validate` with two processes as real commands that are stopped in the middle: nothing half-written, no process left."""
+"""`coordexp data import`, `coord` and `validate` with two processes as real commands that are stopped in the middle: nothing half-written, no process left."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from .process_groups import descendants, group_of, is_running
 
@@ -29,9 +30,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(command: str, source: Path) -> tuple[subprocess.Popen[str], set[int]]:
+def start(*command: str) -> tuple[subprocess.Popen[str], set[int]]:
     """The command with its two workers, one of which has a task."""
-    arguments = [sys.executable, "-m", "coordexp", "data", command, str(source), "--workers", "2"]
+    arguments = [sys.executable, "-m", "coordexp", "data", *command, "--workers", "2"]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: len(descendants(process.pid)) >= 3, process)  # and the one that keeps track of shared resources
     return process, descendants(process.pid)
@@ -47,7 +48,7 @@ def wait_for(is_done: Callable[[], bool], process: subprocess.Popen[str] | None 
 
 @pytest.mark.parametrize("command", ["coord", "validate"])
 def test_ctrl_c_ends_the_command_and_its_workers_with_one_word(source: Path, command: str) -> None:
-    process, _ = start(command, source)
+    process, _ = start(command, str(source))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     said, complained = process.communicate(timeout=120)
     assert (process.returncode, said, complained.splitlines()[-1]) == (130, "", "interrupted")
@@ -57,10 +58,40 @@ def test_ctrl_c_ends_the_command_and_its_workers_with_one_word(source: Path, com
 
 
 def test_a_killed_conversion_leaves_no_output_and_no_process(source: Path) -> None:
-    process, children = start("coord", source)
+    process, children = start("coord", str(source))
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=120)
     wait_for(lambda: not any(map(is_running, children)))
     assert list(source.parent.glob("train.coord*")) == []
     for leftover in source.parent.glob(".train.coord*"):
         leftover.unlink()
+
+
+def write_coco(path: Path, count: int) -> Path:
+    """So many images, all of one file, with a box each."""
+    rows = [{"id": place, "image_id": place, "category_id": 1, "bbox": [1, 2, 30, 4]} for place in range(count)]
+    images = [{"id": place, "file_name": "0.png", "width": 64, "height": 48} for place in range(count)]
+    path.write_text(json.dumps({"images": images, "annotations": rows, "categories": [{"id": 1, "name": "cat"}]}))
+    return path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_import_that_is_stopped_leaves_no_record_file_and_the_next_one_is_whole(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "raw").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "raw/0.png")
+    source = write_coco(tmp_path / "coco.json", 10_000)
+    command = ["import", "coco", str(source), "--images", str(tmp_path / "raw"), "--output", str(tmp_path / "out/train.jsonl")]
+    process, children = start(*command)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, complained = process.communicate(timeout=120)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert "Traceback" not in complained
+    wait_for(lambda: not any(map(is_running, children)))
+    assert not (tmp_path / "out/train.jsonl").exists()
+    if number == signal.SIGINT:
+        assert not (tmp_path / "out").exists()
+        return
+    write_coco(source, 20)
+    subprocess.run([sys.executable, "-m", "coordexp", "data", *command], check=True, capture_output=True)
+    assert len((tmp_path / "out/train.jsonl").read_text().splitlines()) == 20
+    assert sorted(path.name for path in (tmp_path / "out/images").iterdir()) == ["train"]

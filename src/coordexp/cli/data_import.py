@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordexp.cli.data_options import finish
+from coordexp.cli.data_options import Workers, finish
 
 if TYPE_CHECKING:
     from coordexp.data.importers.options import ImportOptions, ImportSummary
@@ -108,10 +108,10 @@ def _with_options(command: Callable[..., ImportSummary]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         options = _shared_options(**{name: values.pop(name) for name in shared.parameters})
         summary = command(**values, options=options)
-        finish(values["output"], summary.sentence(), sources=[Path(values[next(iter(own.parameters))])])
+        finish(values["output"], summary.sentence(), sources=[Path(values[next(iter(own.parameters))])], workers=values["workers"])
 
-    parameters = [parameter for name, parameter in own.parameters.items() if name != "options"]
-    run.__signature__ = inspect.Signature([*parameters, *shared.parameters.values()])  # type: ignore[attr-defined]
+    parameters = [parameter for name, parameter in own.parameters.items() if name not in ("options", "workers")]
+    run.__signature__ = inspect.Signature([*parameters, *shared.parameters.values(), own.parameters["workers"]])  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
     return run
 
@@ -136,12 +136,15 @@ def import_coco(
     images: Images,
     output: Output,
     options: ImportOptions,
+    workers: Workers = 1,
     strip_components: Annotated[int, typer.Option("--strip-components", min=0, help="Leading folders of file names to leave out (Objects365: 2).")] = 0,
 ) -> ImportSummary:
     """COCO instances, and what is written in its form (Objects365). Crowd regions are skipped, boxes past the border clamped, both counted."""
     from coordexp.data.importers import coco
 
-    return coco.import_coco(annotations, images=images, output=output, strip_components=strip_components, options=options, progress=_progress())
+    return coco.import_coco(
+        annotations, images=images, output=output, strip_components=strip_components, options=options, workers=workers, progress=_progress()
+    )
 
 
 @app.command("lvis")
@@ -151,11 +154,12 @@ def import_lvis(
     images: Images,
     output: Output,
     options: ImportOptions,
+    workers: Workers = 1,
 ) -> ImportSummary:
     """LVIS; which categories are absent or not completely annotated goes to the metadata of each record."""
     from coordexp.data.importers import lvis
 
-    return lvis.import_lvis(annotations, images=images, output=output, options=options, progress=_progress())
+    return lvis.import_lvis(annotations, images=images, output=output, options=options, workers=workers, progress=_progress())
 
 
 @app.command("visual-genome")
@@ -165,11 +169,12 @@ def import_visual_genome(
     images: Images,
     output: Output,
     options: ImportOptions,
+    workers: Workers = 1,
 ) -> ImportSummary:
     """Visual Genome's objects: boxes with the first of their names."""
     from coordexp.data.importers import visual_genome
 
-    return visual_genome.import_visual_genome(objects, images=images, output=output, options=options, progress=_progress())
+    return visual_genome.import_visual_genome(objects, images=images, output=output, options=options, workers=workers, progress=_progress())
 
 
 @app.command("yolo")
@@ -178,12 +183,13 @@ def import_yolo(
     data_yaml: Annotated[Path, typer.Argument(help="The data set's data.yaml.", show_default=False)],
     output: Output,
     options: ImportOptions,
+    workers: Workers = 1,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "train",
 ) -> ImportSummary:
     """YOLO folders, of detection and of segmentation."""
     from coordexp.data.importers import yolo
 
-    return yolo.import_yolo(data_yaml, split=split, output=output, options=options, progress=_progress())
+    return yolo.import_yolo(data_yaml, split=split, output=output, options=options, workers=workers, progress=_progress())
 
 
 @app.command("voc")
@@ -192,6 +198,7 @@ def import_voc(
     root: Annotated[Path, typer.Argument(help="Folder with Annotations/ and JPEGImages/, or of XML files.", show_default=False)],
     output: Output,
     options: ImportOptions,
+    workers: Workers = 1,
     images: Annotated[Path | None, typer.Option("--images", help="Folder of the images, if it is another one.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Of ImageSets/Main; without it every XML file is taken.")] = None,
     first_pixel: Annotated[int, typer.Option("--first-pixel", min=0, max=1, help="What the first pixel of a row is called: VOC says 1, some tools 0.")] = 1,
@@ -201,7 +208,15 @@ def import_voc(
     from coordexp.data.importers import voc
 
     return voc.import_voc(
-        root, output=output, images=images, split=split, first_pixel=first_pixel, skip_difficult=skip_difficult, options=options, progress=_progress()
+        root,
+        output=output,
+        images=images,
+        split=split,
+        first_pixel=first_pixel,
+        skip_difficult=skip_difficult,
+        options=options,
+        workers=workers,
+        progress=_progress(),
     )
 
 
@@ -212,12 +227,13 @@ def import_swift(
     images: Images,
     output: Output,
     options: ImportOptions,
+    workers: Workers = 1,
     merge_rows: Annotated[bool, typer.Option("--merge-rows", help="One record of all rows about an image.")] = False,
 ) -> ImportSummary:
     """Grounding rows of ms-swift: images and objects (ref, bbox, bbox_type) beside a conversation."""
     from coordexp.data.importers import swift
 
-    return swift.import_swift(rows, images=images, output=output, merge_rows=merge_rows, options=options, progress=_progress())
+    return swift.import_swift(rows, images=images, output=output, merge_rows=merge_rows, options=options, workers=workers, progress=_progress())
 
 
 @app.command("hf")
@@ -227,6 +243,7 @@ def import_hf(
     box_format: Annotated[BoxFormat, typer.Option("--box-format", help="What the four numbers of a box are.")],
     output: Output,
     options: ImportOptions,
+    workers: Workers = 1,
     split: Annotated[str, typer.Option("--split", help="The split to take.")] = "train",
     config: Annotated[str | None, typer.Option("--config", help="Configuration of a data set that has several.")] = None,
     image: Annotated[str, typer.Option("--image", help="Column of the picture.")] = "image",
@@ -239,4 +256,6 @@ def import_hf(
     from coordexp.data.importers import hugging_face
 
     columns = hugging_face.HfColumns(box_format=box_format.value, image=image, bbox=bbox, label=label, segmentation=segmentation, unit=unit.value)
-    return hugging_face.import_hugging_face(dataset, output=output, columns=columns, split=split, config=config, options=options, progress=_progress())
+    return hugging_face.import_hugging_face(
+        dataset, output=output, columns=columns, split=split, config=config, options=options, workers=workers, progress=_progress()
+    )

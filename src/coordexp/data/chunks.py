@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from coordexp.data.jsonl import open_records, scan_lines
-from coordexp.data.parallel import choose_workers, map_in_order
+from coordexp.data.parallel import choose_workers, in_batches, map_in_order
 from coordexp.data.rules import RecordReader
-from coordexp.types.errors import DataError
 from coordexp.types.lines import iter_file_lines
 from coordexp.types.records import Record
 
@@ -57,18 +56,7 @@ def map_chunks(work: Callable[[Chunk], R], path: Path, *, workers: int) -> Gener
 
 
 def _chunks(lines: Iterable[bytes]) -> Iterator[Chunk]:
-    first, held, size = 1, list[bytes](), 0
-    failure: DataError | None = None
-    try:
-        for line in lines:
-            held.append(line)
-            size += len(line)
-            if size >= CHUNK_BYTES:
-                yield Chunk(first, b"".join(held))
-                first, held, size = first + len(held), [], 0
-    except DataError as error:  # what stands before the line counts first
-        failure = error
-    if held:
-        yield Chunk(first, b"".join(held))
-    if failure is not None:
-        raise failure
+    first = 1
+    for batch in in_batches(lines, size=CHUNK_BYTES, weigh=len):
+        yield Chunk(first, b"".join(batch))
+        first += len(batch)

@@ -1,25 +1,22 @@
 """A COCO instances file, read with types: images, annotations, categories, their ids checked.
 
-Images and annotations stay in the file, and only their places in memory. Segmentations stay undecoded until somebody asks.
+Images and annotations stay in the file, and their places on disk too: memory does not grow with them. Segmentations stay undecoded until somebody asks.
 """
 
 from __future__ import annotations
 
 import mmap
 import re
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
-from coordexp.data.json_arrays import ArrayScanner, JsonArray
+from coordexp.data.json_arrays import ArrayScanner
+from coordexp.data.row_index import DocumentRow, RowIndex
 from coordexp.types.errors import DataError
-
-T = TypeVar("T")
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -59,15 +56,15 @@ class _Document(msgspec.Struct):
 
 
 class _Rest(msgspec.Struct):
-    """A document whose images and annotations are read one by one: each has left a zero."""
+    """A document whose images and annotations are read one by one: each run of them has left a zero."""
 
     images: list[Literal[0]]
     annotations: list[Literal[0]]
     categories: list[CocoCategory]
 
 
-_decode_image = msgspec.json.Decoder(CocoImage).decode
-_decode_annotation = msgspec.json.Decoder(CocoAnnotation).decode
+decode_image = msgspec.json.Decoder(CocoImage).decode
+decode_annotation = msgspec.json.Decoder(CocoAnnotation).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +72,11 @@ class CocoFile:
     """Ids are unique, and every annotation's image and category exist."""
 
     path: Path
-    images: Sequence[CocoImage]
-    annotations: Sequence[CocoAnnotation]
-    """Decoded each time that they are asked for."""
     names: dict[int, str]
     """Category id → name."""
-    by_image: Mapping[int | str, Sequence[int]]
-    """Image id → positions of its annotations, in the order of the file."""
-
-    def where(self, position: int, annotation: CocoAnnotation | None = None) -> str:
-        """Names an annotation, which may be decoded already, in an error."""
-        return f"{self.path}: annotations[{position}] (id {(annotation or self.annotations[position]).id})"
+    num_images: int
+    rows: Callable[[], Iterator[DocumentRow]]
+    """The images in the order of the file, from the beginning each time; `decode_image` and `decode_annotation` read them."""
 
 
 def read_coco(path: Path) -> CocoFile:
@@ -111,65 +102,43 @@ def _read_whole(path: Path) -> CocoFile:
     for position, category in enumerate(document.categories):
         if not category.name.strip():
             raise DataError("a category without a name", where=f"{path}: categories[{position}] (id {category.id})", fix="give it a name")
-    by_image: dict[int | str, array[int]] = {}
+    names = {category.id: category.name for category in document.categories}
+    _refuse_unknown_ids(path, document, names)
+    return CocoFile(path, names, len(document.images), lambda: _rows(document))
+
+
+def _rows(document: _Document) -> Iterator[DocumentRow]:
+    by_image: dict[int | str, list[int]] = {}
     for position, annotation in enumerate(document.annotations):
-        by_image.setdefault(annotation.image_id, array("q")).append(position)
-    coco = CocoFile(path, document.images, document.annotations, {category.id: category.name for category in document.categories}, by_image)
-    _refuse_unknown_ids(coco)
-    return coco
+        by_image.setdefault(annotation.image_id, []).append(position)
+    for position, image in enumerate(document.images):
+        numbers = by_image.get(image.id, ())
+        annotations = tuple([(number, msgspec.json.encode(document.annotations[number])) for number in numbers])
+        yield DocumentRow(position, msgspec.json.encode(image), annotations)
 
 
 def _scan(path: Path) -> CocoFile | None:
     """The file without ever holding it whole; None when it is not as it should be."""
-    scanner = ArrayScanner(path, ("images", "annotations"))
-    images, annotations = _Rows(), _Rows()
-    by_image: dict[int | str, array[int]] = {}
-    categories: set[int] = set()
+    scanner, index, categories = ArrayScanner(path, ("images", "annotations")), RowIndex(), set[int]()
     try:
         for key, start, element in scanner:
             if key == "images":
-                image = _decode_image(element)
+                image = decode_image(element)
                 if image.width < 1 or image.height < 1:
                     return None
-                images.add(image.id, start, len(element))
+                index.add_image(image.id, start, len(element))
             else:
-                annotation = _decode_annotation(element)
-                by_image.setdefault(annotation.image_id, array("q")).append(len(annotations.ids))
-                annotations.add(annotation.id, start, len(element))
+                annotation = decode_annotation(element)
+                index.add_annotation(annotation.id, annotation.image_id, start, len(element))
                 categories.add(annotation.category_id)
         rest = msgspec.json.decode(scanner.rest.removeprefix(_BOM), type=_Rest)
+        is_sound = index.seal()
     except (OSError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         return None
     names = {category.id: category.name for category in rest.categories}
-    is_sound = len(names) == len(rest.categories) and all(name.strip() for name in names.values())
-    is_sound = is_sound and categories <= names.keys() and by_image.keys() <= set(images.ids)
-    if not is_sound or not images.are_unique(len(rest.images)) or not annotations.are_unique(len(rest.annotations)):
-        return None
-    return CocoFile(path, images.array(path, _decode_image), annotations.array(path, _decode_annotation), names, by_image)
-
-
-class _Rows:
-    """Where the elements of an array are, and their ids."""
-
-    def __init__(self) -> None:
-        self.ids: list[int | str] | array[int] = array("q")
-        self._starts, self._lengths = array("q"), array("q")
-
-    def add(self, name: int | str, start: int, length: int) -> None:
-        if isinstance(name, str) and isinstance(self.ids, array):
-            self.ids = list(self.ids)
-        self.ids.append(name)  # pyright: ignore[reportArgumentType]
-        self._starts.append(start)
-        self._lengths.append(length)
-
-    def are_unique(self, count: int) -> bool:
-        """All `count` elements of the array have been found, and each has an id of its own."""
-        ids = self.ids
-        num_different = len(np.unique(np.frombuffer(ids, dtype=np.int64))) if isinstance(ids, array) and ids else len(set(ids))
-        return num_different == len(ids) == count
-
-    def array(self, path: Path, decode: Callable[[bytes], T]) -> JsonArray[T]:
-        return JsonArray(path, self._starts, self._lengths, decode)
+    is_sound = is_sound and len(names) == len(rest.categories) and all(name.strip() for name in names.values()) and categories <= names.keys()
+    is_whole = scanner.num_runs["images"] == len(rest.images) and scanner.num_runs["annotations"] == len(rest.annotations)
+    return CocoFile(path, names, index.num_images, lambda: index.rows(path)) if is_sound and is_whole else None
 
 
 def map_json(path: Path) -> memoryview:
@@ -217,13 +186,18 @@ def _refuse_duplicates(path: Path, kind: str, ids: Iterable[Any]) -> None:
             raise DataError(f"the id {item} is used by {kind}[{first}] too", where=f"{path}: {kind}[{position}]", fix="make the ids unique")
 
 
-def _refuse_unknown_ids(coco: CocoFile) -> None:
-    images = {image.id for image in coco.images}
-    for name, positions in coco.by_image.items():
-        if name not in images:
-            what = f"image_id {name} is not among the images"
-            raise DataError(what, where=coco.where(positions[0]), fix="add the image or take the annotation out")
-    for position, annotation in enumerate(coco.annotations):
-        if annotation.category_id not in coco.names:
+def _refuse_unknown_ids(path: Path, document: _Document, names: dict[int, str]) -> None:
+    images = {image.id for image in document.images}
+    for position, annotation in enumerate(document.annotations):
+        where = place_of(path, position, annotation)
+        if annotation.image_id not in images:
+            what = f"image_id {annotation.image_id} is not among the images"
+            raise DataError(what, where=where, fix="add the image or take the annotation out")
+        if annotation.category_id not in names:
             what = f"category_id {annotation.category_id} is not among the categories"
-            raise DataError(what, where=coco.where(position), fix="add the category or take the annotation out")
+            raise DataError(what, where=where, fix="add the category or take the annotation out")
+
+
+def place_of(path: Path, position: int, annotation: CocoAnnotation) -> str:
+    """Names an annotation in an error."""
+    return f"{path}: annotations[{position}] (id {annotation.id})"

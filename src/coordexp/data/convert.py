@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from coordexp.data.chunks import Chunk, map_chunks
-from coordexp.data.jsonl import as_error, encode_record
+from coordexp.data.jsonl import as_error, encode_record, write_lines
 from coordexp.data.paths import refuse_other_folder
-from coordexp.data.rules import Notes, RecordReader, Violation
+from coordexp.data.rules import Notes, RecordReader
 from coordexp.geometry.bins import Rounding, bins_to_pixels, count_beyond_border, pixels_to_bins
 from coordexp.geometry.polygons import canonical_ring
-from coordexp.types.files import atomic_writer
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, DetObject, Record
 
@@ -120,13 +120,16 @@ def convert_file(
     refuse_other_folder(source, target)
     work = partial(_convert_chunk, _Conversion(source, to, rounding, coord_space, reorder))
     summary = ConvertSummary(target)
-    with atomic_writer(target) as stream, closing(map_chunks(work, source, workers=workers)) as parts:
-        for part in (progress or NoProgress()).track(parts, "convert", count=lambda part: part.summary.num_records):
-            if part.problem is not None:
-                raise as_error(source, part.problem)
-            stream.write(part.lines.decode("utf-8"))
-            summary.add(part.summary)
+    with closing(map_chunks(work, source, workers=workers)) as results:
+        tracked = (progress or NoProgress()).track(results, "convert", count=lambda result: result[0].num_records)
+        write_lines(target, _take_lines(tracked, summary))
     return summary
+
+
+def _take_lines(results: Iterable[tuple[ConvertSummary, bytes]], summary: ConvertSummary) -> Iterator[bytes]:
+    for part, lines in results:
+        summary.add(part)
+        yield lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,32 +141,20 @@ class _Conversion:
     reorder: bool
 
 
-@dataclass(slots=True)
-class _Part:
-    """What became of a piece of the file."""
-
-    summary: ConvertSummary
-    lines: bytes = b""
-    problem: Violation | None = None
-    """The first broken rule; nothing after it was looked at."""
-
-
-def _convert_chunk(job: _Conversion, chunk: Chunk) -> _Part:
-    part = _Part(ConvertSummary(job.source))
-    reader = RecordReader(job.source.stem, coord_space=job.coord_space, canonical_polygons=not job.reorder, notes=part.summary.notes)
+def _convert_chunk(job: _Conversion, chunk: Chunk) -> tuple[ConvertSummary, bytes]:
+    summary = ConvertSummary(job.source)
+    reader = RecordReader(job.source.stem, coord_space=job.coord_space, canonical_polygons=not job.reorder, notes=summary.notes)
     lines: list[bytes] = []
     for record in chunk.scan(reader):
         if record is None:
-            part.problem = reader.violations[0]
-            return part
+            raise as_error(job.source, reader.violations[0])
         ordered = reorder_polygons(record) if job.reorder else record
-        part.summary.num_reordered += ordered is not record
-        part.summary.num_records += 1
-        part.summary.num_objects += len(record.objects)
-        part.summary.num_clamped += 0 if job.to == "pixel" else count_clamped(record)
+        summary.num_reordered += ordered is not record
+        summary.num_records += 1
+        summary.num_objects += len(record.objects)
+        summary.num_clamped += 0 if job.to == "pixel" else count_clamped(record)
         lines.append(encode_record(to_space(ordered, job.to, rounding=job.rounding)))
-    part.lines = b"".join(lines)
-    return part
+    return summary, b"".join(lines)
 
 
 def reorder_polygons(record: Record) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from coordexp.data.images import read_image_size
@@ -74,9 +74,10 @@ class ImageStore:
     def place(self, name: str, path: Path) -> str:
         """Bring an image file to its place; how a record refers to it."""
         if self._target is not None and not (target := self._target / name).exists():
-            is_linked = link_or_copy(path.resolve(), target)
-            self.num_linked += is_linked
-            self.num_copied += not is_linked
+            with suppress(FileExistsError):  # another process was faster
+                is_linked = link_or_copy(path.resolve(), target)
+                self.num_linked += is_linked
+                self.num_copied += not is_linked
         return str(self._prefix / name)
 
     def discard(self, path: Path) -> None:
@@ -114,12 +115,19 @@ def open_image_store(root: Path | None, output: Path, *, below: str = "") -> Gen
 
 
 def link_or_copy(source: Path, target: Path) -> bool:
-    """True when linked."""
+    """True when linked.
+
+    Raises:
+        FileExistsError: the target is there already.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
+    except FileExistsError:
+        raise
     except OSError:  # another device, or a file system without links: a copy says the rest
-        shutil.copyfile(source, target)
+        with source.open("rb") as content, target.open("xb") as copy:
+            shutil.copyfileobj(content, copy)
         return False
     return True
 

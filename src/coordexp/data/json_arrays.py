@@ -1,18 +1,15 @@
 """Long arrays inside a JSON file, element by element: the file is read in pieces, and of each element only its place is kept.
 
-Brackets and strings are all that is looked at to tell elements apart. What is left of the file when every element is written as `0` is small and is decoded
-as usual, so that together with the elements, which are decoded one by one, the whole file is checked.
+Brackets and strings are all that is looked at to tell elements apart. What is left of the file when every run of elements with a comma between each two is
+written as one `0` is small and is decoded as usual, so that together with the elements, which are decoded one by one, the whole file is checked.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Generic, TypeVar, overload
-
-T = TypeVar("T")
 
 _PIECE = 1 << 20
 _LONGEST = 1 << 26
@@ -21,31 +18,13 @@ _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]|"', re.DOTALL)
 """A whole string, a bracket, or the beginning of a string that goes on in the next piece."""
 
 
-class JsonArray(Sequence[T], Generic[T]):
-    """The elements of an array in a file, decoded each time that they are asked for. Any thread may ask.
-
-    Example: `JsonArray(path, starts, lengths, decode)[3]`
-    """
-
-    def __init__(self, path: Path, starts: Sequence[int], lengths: Sequence[int], decode: Callable[[bytes], T]) -> None:
-        self._file = path.open("rb")
-        self._starts, self._lengths, self._decode = starts, lengths, decode
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        return self._decode(os.pread(self._file.fileno(), self._lengths[index], self._starts[index]))
+_COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
+_LONGEST_GAP = 256
+"""Bytes between two elements of a run."""
 
 
 class ArrayScanner:
-    """Finds the objects in arrays of the outermost object of a file; afterwards `rest` is the file with `0` in place of each of them.
+    """Finds the objects in arrays of the outermost object of a file; afterwards `rest` is the file with `0` in place of each run of them.
 
     Example:
         scanner = ArrayScanner(path, ["annotations"])
@@ -58,6 +37,10 @@ class ArrayScanner:
         """Not found yet, as they are spelled in the file."""
         self.rest = bytearray()
         """Complete when all elements have been taken."""
+        self.num_runs: Counter[str] = Counter()
+        """Zeros in `rest` that stand for elements, by the key of the array."""
+        self._gap, self._is_in_run = b"", False
+        """What follows an element, as long as the next one can belong to its run."""
         self._depth, self._last, self._array = 0, b"", ""
         """Key of the array that we are in."""
 
@@ -73,7 +56,7 @@ class ArrayScanner:
         with self._path.open("rb") as stream:
             while piece := stream.read(_PIECE):
                 kept = seen if start < 0 else start
-                self.rest += buffer[copied - base : kept - base]
+                self._copy(buffer[copied - base : kept - base])
                 buffer, base = buffer[kept - base :] + piece, kept
                 copied = kept
                 if len(buffer) > _LONGEST:
@@ -85,17 +68,30 @@ class ArrayScanner:
                         break
                     if self._begins_element(match[0]):
                         start = base + match.start()
-                        self.rest += buffer[copied - base : start - base]
+                        self._copy(buffer[copied - base : start - base])
+                        self._begin_element()
                         copied = start
                     elif start >= 0 and self._depth == 2:
                         yield self._array, start, buffer[start - base : seen - base]
-                        self.rest += b"0"
                         copied, start = seen, -1
                 else:
                     seen = base + len(buffer)
         if seen < base + len(buffer):
             raise ValueError("a string does not end")
-        self.rest += buffer[copied - base :]
+        self._copy(buffer[copied - base :])
+        self.rest += self._gap
+
+    def _copy(self, text: bytes) -> None:
+        self._gap += text
+        if not self._is_in_run or len(self._gap) > _LONGEST_GAP:
+            self.rest += self._gap
+            self._gap, self._is_in_run = b"", False
+
+    def _begin_element(self) -> None:
+        if not (self._is_in_run and _COMMA.fullmatch(self._gap)):
+            self.rest += self._gap + b"0"
+            self.num_runs[self._array] += 1
+        self._gap, self._is_in_run = b"", True
 
     def _begins_element(self, token: bytes) -> bool:
         """Follow one token; whether it is the opening brace of an element."""

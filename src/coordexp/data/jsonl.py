@@ -127,10 +127,19 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
     Raises:
         OutputError: the file cannot be written.
     """
+    return write_lines(path, map(encode_record, records))
+
+
+def write_lines(path: Path, parts: Iterable[bytes]) -> int:
+    """Write whole lines, as many in a part as may be; returns how many parts. The file appears complete or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     num_written = 0
     with atomic_writer(path) as stream:
-        for record in records:
-            stream.write(encode_record(record).decode("utf-8"))
+        for part in parts:
+            stream.write(part.decode("utf-8"))
             num_written += 1
     return num_written
 

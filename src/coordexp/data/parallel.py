@@ -30,6 +30,22 @@ def choose_workers(asked: int, *, num_items: int) -> int:
     return asked or max(1, min(os.cpu_count() or 1, num_items // _ITEMS_A_WORKER))
 
 
+def in_batches(items: Iterable[T], *, size: int, weigh: Callable[[T], int] | None = None) -> Iterator[list[T]]:
+    """The items in lists of at least `size` items, or of that weight, but for the last one. What `items` raises comes after what came before it."""
+    batch, weight = list[T](), 0
+    failure: list[UserError] = []
+    for item in _until_error(items, failure):
+        batch.append(item)
+        weight += 1 if weigh is None else weigh(item)
+        if weight >= size:
+            yield batch
+            batch, weight = [], 0
+    if batch:
+        yield batch
+    if failure:
+        raise failure[0]
+
+
 def map_in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 1) -> Generator[R]:
     """`map(work, items)`, by `workers` processes when there are several; reads `items` only a little ahead.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterable
@@ -40,10 +41,9 @@ def resolve_image(root: Path, relative: str, *, where: str | None = None) -> Pat
     if problem is not None:
         raise DataError(problem, where=where, fix="write image paths relative to the folder of the data file and keep the images inside it")
     path = root / relative
-    real_root = root.resolve()
-    real = path.resolve()
-    if not real.is_relative_to(real_root):
-        what = f"{relative!r} is a link to {str(real)!r}, outside the folder of the data file"
+    real_root, real = os.path.realpath(root), os.path.realpath(path)
+    if real != real_root and not real.startswith(os.path.join(real_root, "")):
+        what = f"{relative!r} is a link to {real!r}, outside the folder of the data file"
         raise DataError(what, where=where, fix="copy or hard-link the images into that folder")
     return path
 

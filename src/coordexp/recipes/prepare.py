@@ -128,7 +128,7 @@ def _prepare_split(
         "import",
         pixels,
         settings=settings,
-        work=lambda: import_source(opened, output=pixels, options=options, progress=progress).sentence(),
+        work=lambda: import_source(opened, output=pixels, options=options, workers=config.workers, progress=progress).sentence(),
         images=pixels.parent / "images" / name,
         key="source",
     )

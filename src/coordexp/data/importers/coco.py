@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
-from coordexp.data.coco_file import CocoAnnotation, CocoFile, CocoImage, read_coco
+from coordexp.data.coco_file import CocoAnnotation, CocoFile, CocoImage, decode_annotation, decode_image, place_of, read_coco
 from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.importers.run import import_source
 from coordexp.data.importers.source import Problem, Source, SourceImage, SourceObject
+from coordexp.data.row_index import DocumentRow
 from coordexp.geometry.boxes import xywh_to_xyxy
 from coordexp.geometry.masks import rle_to_mask
 from coordexp.geometry.polygons import Ring
@@ -28,6 +31,7 @@ def import_coco(
     output: Path,
     strip_components: int = 0,
     options: ImportOptions | None = None,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> ImportSummary:
     """Write the record file `output` from a COCO instances file (`import_source` tells the errors).
@@ -38,11 +42,12 @@ def import_coco(
         output: the JSONL to write, in pixels.
         strip_components: leading folders of the file names to leave out (Objects365 names `images/v1/patch8/…`).
         options: what to take.
+        workers: processes, with the same bytes for every number; 0: one a processor.
         progress: shows the loop.
     """
     options = options or ImportOptions()
     source = open_coco(annotations, images=images, with_outlines=options.geometry == "poly", strip_components=strip_components)
-    return import_source(source, output=output, options=options, progress=progress)
+    return import_source(source, output=output, options=options, workers=workers, progress=progress)
 
 
 def open_coco(annotations: Path, *, images: Path, with_outlines: bool, strip_components: int = 0) -> Source:
@@ -52,13 +57,17 @@ def open_coco(annotations: Path, *, images: Path, with_outlines: bool, strip_com
         DataError: a broken file.
     """
     coco = read_coco(annotations)
+    return coco_source(coco, images=images, with_outlines=with_outlines, name_of=partial(_file_name, strip_components))
 
-    def name_of(image: CocoImage, where: str) -> str:
-        if not image.file_name:
-            raise DataError("no file_name", where=where, fix="a file of LVIS is imported by 'coordexp data import lvis'")
-        return strip_folders(image.file_name, strip_components, where=where)
 
-    return coco_source(coco, images=images, with_outlines=with_outlines, name_of=name_of, metadata_of=lambda image: {})
+def _file_name(strip_components: int, image: CocoImage, where: str) -> str:
+    if not image.file_name:
+        raise DataError("no file_name", where=where, fix="a file of LVIS is imported by 'coordexp data import lvis'")
+    return strip_folders(image.file_name, strip_components, where=where)
+
+
+def _no_metadata(_: CocoImage) -> dict[str, Any]:
+    return {}
 
 
 def coco_source(
@@ -67,27 +76,37 @@ def coco_source(
     images: Path,
     with_outlines: bool,
     name_of: Callable[[CocoImage, str], str],
-    metadata_of: Callable[[CocoImage], dict[str, Any]],
+    metadata_of: Callable[[CocoImage], dict[str, Any]] = _no_metadata,
 ) -> Source:
-    """The images of a file that was read; `name_of` takes an image and the place for an error, `metadata_of` says what its record carries further."""
-    read = _read_outline if with_outlines else _read_box
-
-    def iterate() -> Iterator[SourceImage]:
-        for position, image in enumerate(coco.images):
-            where = f"{coco.path}: images[{position}] (id {image.id})"
-            objects = [_read_object(coco, number, image, read) for number in coco.by_image.get(image.id, ())]
-            metadata = {"source": coco.path.name, "image_id": image.id, **metadata_of(image)}
-            yield SourceImage(name_of(image, where), where, objects, width=image.width, height=image.height, metadata=metadata)
-
-    return Source(str(coco.path), images, iterate, inputs=(coco.path,), num_images=len(coco.images))
+    """The images of a file that was read; `name_of` takes an image and the place for an error, `metadata_of` says what its record carries further; both
+    are picklable.
+    """
+    read = partial(_read_row, _Reader(coco.path, coco.names, with_outlines, name_of, metadata_of))
+    return Source(str(coco.path), images, coco.rows, inputs=(coco.path,), num_images=coco.num_images, read=read)
 
 
-def _read_object(coco: CocoFile, number: int, image: CocoImage, read: Callable[[CocoAnnotation, CocoImage], dict[str, Any] | Problem]) -> SourceObject:
-    annotation = coco.annotations[number]
-    label, where = coco.names[annotation.category_id], coco.where(number, annotation)
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    path: Path
+    names: dict[int, str]
+    with_outlines: bool
+    name_of: Callable[[CocoImage, str], str]
+    metadata_of: Callable[[CocoImage], dict[str, Any]]
+
+
+def _read_row(reader: _Reader, row: DocumentRow) -> SourceImage:
+    image = decode_image(row.image)
+    where = f"{reader.path}: images[{row.position}] (id {image.id})"
+    objects = [_read_object(reader, number, decode_annotation(content), image) for number, content in row.annotations]
+    metadata = {"source": reader.path.name, "image_id": image.id, **reader.metadata_of(image)}
+    return SourceImage(reader.name_of(image, where), where, objects, width=image.width, height=image.height, metadata=metadata)
+
+
+def _read_object(reader: _Reader, number: int, annotation: CocoAnnotation, image: CocoImage) -> SourceObject:
+    label, where = reader.names[annotation.category_id], place_of(reader.path, number, annotation)
     if annotation.iscrowd:
         return SourceObject(label, where, is_crowd=True)
-    found = read(annotation, image)
+    found = _read_outline(annotation, image) if reader.with_outlines else _read_box(annotation)
     if isinstance(found, Problem):
         return SourceObject(label, where, problem=found)
     return SourceObject(label, where, **found)
@@ -105,7 +124,7 @@ def strip_folders(name: str, count: int, *, where: str) -> str:
     return str(PurePosixPath(*parts[count:])) if count or "\\" in name else name
 
 
-def _read_box(annotation: CocoAnnotation, _: CocoImage) -> dict[str, Any] | Problem:
+def _read_box(annotation: CocoAnnotation) -> dict[str, Any] | Problem:
     if annotation.bbox is None:
         return Problem("no_bbox", "no bbox")
     if annotation.bbox[2] < 0 or annotation.bbox[3] < 0:

@@ -48,6 +48,7 @@ def import_hugging_face(
     split: str = "train",
     config: str | None = None,
     options: ImportOptions | None = None,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> ImportSummary:
     """Write the record file `output` from a data set of the library `datasets` (`import_source` tells the errors). Images are written as they were encoded.
@@ -59,13 +60,18 @@ def import_hugging_face(
         split: the split to take.
         config: the configuration of a data set that has several.
         options: what to take.
+        workers: processes, with the same bytes for every number; 0: one a processor.
         progress: shows the loop.
 
     Raises:
         BackendError: the library is not installed.
     """
     return import_source(
-        open_hugging_face(dataset, columns=columns, split=split, config=config), output=output, options=options or ImportOptions(), progress=progress
+        open_hugging_face(dataset, columns=columns, split=split, config=config),
+        output=output,
+        options=options or ImportOptions(),
+        workers=workers,
+        progress=progress,
     )
 
 

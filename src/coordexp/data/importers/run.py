@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from array import array
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from coordexp.data.image_files import ImageStore, no_empty_folders, open_image_store, refuse_other_size
 from coordexp.data.images import read_image_size
 from coordexp.data.importers.build import build_objects, limit_objects
 from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.importers.source import Source, SourceImage
-from coordexp.data.jsonl import write_records
+from coordexp.data.jsonl import encode_record, write_lines
+from coordexp.data.parallel import choose_workers, in_batches, map_in_order
 from coordexp.data.paths import refuse_replacing
 from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
@@ -20,67 +28,129 @@ from coordexp.types.records import Record
 _AGAIN = "records about an image that an earlier record is about"
 _FIND_IMAGES = "check that this is the folder that the file names are relative to, or leave such images out with --skip-bad-images"
 
+_BATCH = 16
+"""Images that a process is given at once: enough that handing them over costs little, few enough that the masks and pictures among them do not fill memory."""
+_MANY = 1 << 30
+"""Of a source that does not know how many images it has."""
+
 
 class _BadImageError(Exception):
-    """An image that cannot be used: a word to count by, and the error to raise; None: it is missing."""
+    """An image that cannot be used: a word to count by, and the error to raise."""
 
-    def __init__(self, reason: str, error: DataError | None = None) -> None:
+    def __init__(self, reason: str, error: DataError) -> None:
         self.reason = reason
         self.error = error
         super().__init__(reason, error)
 
 
-def import_source(source: Source, *, output: Path, options: ImportOptions, progress: Progress | None = None) -> ImportSummary:
+class _MissingImageError(Exception):
+    """There is no such file. How many more are missing is counted where the whole source is at hand."""
+
+    def __init__(self, name: str, where: str) -> None:
+        self.name = name
+        self.where = where
+        super().__init__(name, where)
+
+
+def import_source(source: Source, *, output: Path, options: ImportOptions, workers: int = 1, progress: Progress | None = None) -> ImportSummary:
     """Write the record file `output`, in pixels of the upright images.
 
     Args:
         source: what a reader opened.
         output: the JSONL to write; images from elsewhere go to `images/<stem>/` beside it.
         options: what to take.
+        workers: processes, with the same bytes for every number; 0: one a processor. With more than one a script needs `if __name__ == "__main__":`.
         progress: shows the loop.
 
     Raises:
         DataError: broken annotations, an image that is missing or of another size, an annotation that cannot be used, nothing left.
         OutputError: the output cannot be written.
+        BackendError: a worker process was killed.
     """
     refuse_replacing(output, source.inputs)
+    workers = choose_workers(workers, num_items=_MANY if source.num_images is None else source.num_images // _BATCH)
     summary = ImportSummary()
-    with no_empty_folders(output.parent / "images"), closing(_records(source, output, options, summary, progress or NoProgress())) as records:
-        write_records(output, records)
+    with (
+        no_empty_folders(output.parent / "images"),
+        open_image_store(source.image_root, output) as store,
+        closing(_import_all(source, store, options, workers)) as parts,
+    ):
+        # the images are in their place when the last line has been taken, and so before the record file is
+        tracked = (progress or NoProgress()).track(parts, "import", total=source.num_images, count=lambda part: part.num_read)
+        write_lines(output, _take_lines(tracked, source, summary))
     return summary
 
 
-def _records(source: Source, output: Path, options: ImportOptions, summary: ImportSummary, progress: Progress) -> Generator[Record]:
-    """The images are in their place when the last record has been taken, and so before the record file is."""
-    seen: set[int] = set()
-    """Hashes of names, which take less memory than the names."""
-    with open_image_store(source.image_root, output) as store:
-        for image in progress.track(source.images(), "import", total=source.num_images):
-            if not options.takes(image.name):
-                continue
-            record = _to_record(image, source, store, options, summary)
-            if record is not None:
-                summary.num_images += 1
-                summary.num_objects += len(record.objects)
-                summary.num_empty_images += not record.objects
-                summary.labels.update(item.desc for item in record.objects)
-                summary.notes[_AGAIN] += hash(record.image) in seen
-                seen.add(hash(record.image))
-                yield record
-        summary.num_linked, summary.num_copied, summary.num_written = store.num_linked, store.num_copied, store.num_written
-        summary.notes.update(source.notes)
-        if not summary.num_images:
-            raise DataError(f"no image is left: {summary.sentence()}", where=source.title, fix="check the path and the options")
+def _take_lines(parts: Iterable[_Part], source: Source, summary: ImportSummary) -> Iterator[bytes]:
+    names = array("q")
+    """Hashes of them, which take less memory."""
+    for part in parts:
+        summary.add(part.summary)
+        names.extend([hash(name) for name in part.names])
+        yield part.lines
+    summary.notes[_AGAIN] += len(names) - len(np.unique(np.frombuffer(names, dtype=np.int64)))
+    summary.notes.update(source.notes)
+    if not summary.num_images:
+        raise DataError(f"no image is left: {summary.sentence()}", where=source.title, fix="check the path and the options")
 
 
-def _to_record(image: SourceImage, source: Source, store: ImageStore, options: ImportOptions, summary: ImportSummary) -> Record | None:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    read: Callable[[Any], SourceImage]
+    store: ImageStore
+    """Its counts stay zero."""
+    options: ImportOptions
+
+
+@dataclass(slots=True)
+class _Part:
+    """What became of some images of the source."""
+
+    num_read: int
+    summary: ImportSummary
+    lines: bytes
+    names: list[str]
+    """Of the images of the records."""
+
+
+def _import_all(source: Source, store: ImageStore, options: ImportOptions, workers: int) -> Generator[_Part]:
+    work = partial(_import_batch, _Job(source.read, store, options))
+    try:
+        with closing(map_in_order(work, in_batches(source.items(), size=_BATCH if workers > 1 else 1), workers=workers)) as parts:
+            yield from parts
+    except _MissingImageError as missing:
+        raise _missing_images(missing, source, store) from missing
+
+
+def _import_batch(job: _Job, items: Sequence[Any]) -> _Part:
+    summary, store = ImportSummary(), copy(job.store)
+    lines, names = list[bytes](), list[str]()
+    for image in map(job.read, items):
+        record = _to_record(image, store, job.options, summary) if job.options.takes(image.name) else None
+        if record is not None:
+            summary.num_images += 1
+            summary.num_objects += len(record.objects)
+            summary.num_empty_images += not record.objects
+            summary.labels.update(item.desc for item in record.objects)
+            lines.append(encode_record(record))
+            names.append(record.image)
+    summary.num_linked, summary.num_copied, summary.num_written = store.num_linked, store.num_copied, store.num_written
+    return _Part(len(items), summary, b"".join(lines), names)
+
+
+def _to_record(image: SourceImage, store: ImageStore, options: ImportOptions, summary: ImportSummary) -> Record | None:
     """None: the image is left out, and counted."""
     try:
         path, (width, height) = _find_image(image, store)
     except _BadImageError as bad:
         if not options.skip_bad_images:
-            raise (bad.error or _missing_images(image, source, store)) from bad
+            raise bad.error from bad
         summary.skipped_images[bad.reason] += 1
+        return None
+    except _MissingImageError:
+        if not options.skip_bad_images:
+            raise
+        summary.skipped_images["missing"] += 1
         return None
     found = build_objects(image, width=width, height=height, options=options, summary=summary)
     objects = limit_objects(found, options, summary)
@@ -102,7 +172,7 @@ def _find_image(image: SourceImage, store: ImageStore) -> tuple[Path, tuple[int,
     else:
         found = store.find(image.name, where=image.where)
         if found is None:
-            raise _BadImageError("missing")
+            raise _MissingImageError(image.name, image.where)
         path = found
     try:
         size = read_image_size(path, where=image.where)
@@ -116,9 +186,9 @@ def _find_image(image: SourceImage, store: ImageStore) -> tuple[Path, tuple[int,
     return path, size
 
 
-def _missing_images(image: SourceImage, source: Source, store: ImageStore) -> DataError:
+def _missing_images(missing: _MissingImageError, source: Source, store: ImageStore) -> DataError:
     """Says how many there are: one is a gap, all of them are the wrong folder."""
     names = [other.name for other in source.images()]
-    num_missing = sum(store.find(name, where=image.where) is None for name in names)
-    what = f"{num_missing} of {len(names)} images are missing in {source.image_root}, first {image.name}"
-    return DataError(what, where=image.where, fix=_FIND_IMAGES)
+    num_missing = sum(store.find(name, where=missing.where) is None for name in names)
+    what = f"{num_missing} of {len(names)} images are missing in {source.image_root}, first {missing.name}"
+    return DataError(what, where=missing.where, fix=_FIND_IMAGES)

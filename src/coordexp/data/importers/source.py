@@ -63,17 +63,28 @@ class SourceImage:
     """The encoded picture, where it lies in the source itself."""
 
 
+def _as_it_is(item: SourceImage) -> SourceImage:
+    return item
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Annotations that were opened; `images` reads them from the beginning each time."""
+    """Annotations that were opened."""
 
     title: str
     """For errors and cards: the annotation file or folder."""
     image_root: Path | None
     """Folder that names are relative to; None: every image has its content."""
-    images: Callable[[], Iterator[SourceImage]]
+    items: Callable[[], Iterator[Any]]
+    """What `read` takes, from the beginning each time; picklable."""
     inputs: tuple[Path, ...] = ()
     """Annotation files, for cards."""
     num_images: int | None = None
     notes: Counter[str] = field(default_factory=Counter[str])
     """What the reader found odd and passed on, as phrases that follow a number: `"images without a label file"`."""
+    read: Callable[[Any], SourceImage] = _as_it_is
+    """Makes the image of an item, in any process; where the items are images already, there is nothing left to do."""
+
+    def images(self) -> Iterator[SourceImage]:
+        """All of them, in order."""
+        return map(self.read, self.items())

@@ -28,7 +28,14 @@ _SLOT = re.compile(r"<ref-object>|<bbox>")
 
 
 def import_swift(
-    rows: Path, *, images: Path, output: Path, merge_rows: bool = False, options: ImportOptions | None = None, progress: Progress | None = None
+    rows: Path,
+    *,
+    images: Path,
+    output: Path,
+    merge_rows: bool = False,
+    options: ImportOptions | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> ImportSummary:
     """Write the record file `output` from a grounding file (`import_source` tells the errors). There are boxes only.
 
@@ -38,9 +45,12 @@ def import_swift(
         output: the JSONL to write, in pixels.
         merge_rows: make one record of all rows about an image; otherwise each row is a record.
         options: what to take.
+        workers: processes, with the same bytes for every number; 0: one a processor.
         progress: shows the loop.
     """
-    return import_source(open_swift(rows, images=images, merge_rows=merge_rows), output=output, options=options or ImportOptions(), progress=progress)
+    return import_source(
+        open_swift(rows, images=images, merge_rows=merge_rows), output=output, options=options or ImportOptions(), workers=workers, progress=progress
+    )
 
 
 def open_swift(rows: Path, *, images: Path, merge_rows: bool = False) -> Source:

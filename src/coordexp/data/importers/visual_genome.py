@@ -36,7 +36,9 @@ class _Image(msgspec.Struct):
     image_url: str = ""
 
 
-def import_visual_genome(objects: Path, *, images: Path, output: Path, options: ImportOptions | None = None, progress: Progress | None = None) -> ImportSummary:
+def import_visual_genome(
+    objects: Path, *, images: Path, output: Path, options: ImportOptions | None = None, workers: int = 1, progress: Progress | None = None
+) -> ImportSummary:
     """Write the record file `output` from Visual Genome's objects (`import_source` tells the errors). There are boxes only.
 
     Args:
@@ -44,9 +46,10 @@ def import_visual_genome(objects: Path, *, images: Path, output: Path, options: 
         images: folder with `VG_100K/` and `VG_100K_2/`, or the folder of the images themselves.
         output: the JSONL to write, in pixels.
         options: what to take.
+        workers: processes, with the same bytes for every number; 0: one a processor.
         progress: shows the loop.
     """
-    return import_source(open_visual_genome(objects, images=images), output=output, options=options or ImportOptions(), progress=progress)
+    return import_source(open_visual_genome(objects, images=images), output=output, options=options or ImportOptions(), workers=workers, progress=progress)
 
 
 def open_visual_genome(objects: Path, *, images: Path) -> Source:

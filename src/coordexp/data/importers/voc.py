@@ -60,6 +60,7 @@ def import_voc(
     first_pixel: int = 1,
     skip_difficult: bool = False,
     options: ImportOptions | None = None,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> ImportSummary:
     """Write the record file `output` from a folder of Pascal VOC (`import_source` tells the errors).
@@ -72,12 +73,13 @@ def import_voc(
         first_pixel: 1: as VOC counts; 0: coordinates from 0, as some tools write them.
         skip_difficult: leave out objects that are marked as difficult.
         options: what to take.
+        workers: processes, with the same bytes for every number; 0: one a processor.
         progress: shows the loop.
     """
     options = options or ImportOptions()
     with_masks = options.geometry == "poly"
     source = open_voc(root, images=images, split=split, first_pixel=first_pixel, skip_difficult=skip_difficult, with_masks=with_masks)
-    return import_source(source, output=output, options=options, progress=progress)
+    return import_source(source, output=output, options=options, workers=workers, progress=progress)
 
 
 def open_voc(

@@ -28,7 +28,9 @@ _NO_LABEL_FILES = frozenset({"classes.txt", "notes.txt"})
 _MIXED = "a data.yaml names its splits (train, val) and its classes (names)"
 
 
-def import_yolo(data_yaml: Path, *, split: str, output: Path, options: ImportOptions | None = None, progress: Progress | None = None) -> ImportSummary:
+def import_yolo(
+    data_yaml: Path, *, split: str, output: Path, options: ImportOptions | None = None, workers: int = 1, progress: Progress | None = None
+) -> ImportSummary:
     """Write the record file `output` from a split of a YOLO data set (`import_source` tells the errors).
 
     Args:
@@ -36,9 +38,10 @@ def import_yolo(data_yaml: Path, *, split: str, output: Path, options: ImportOpt
         split: a split that it names: train, val or test.
         output: the JSONL to write, in pixels.
         options: what to take.
+        workers: processes, with the same bytes for every number; 0: one a processor.
         progress: shows the loop.
     """
-    return import_source(open_yolo(data_yaml, split=split), output=output, options=options or ImportOptions(), progress=progress)
+    return import_source(open_yolo(data_yaml, split=split), output=output, options=options or ImportOptions(), workers=workers, progress=progress)
 
 
 def open_yolo(data_yaml: Path, *, split: str) -> Source:
