@@ -1,8 +1,9 @@
-"""Data intake: records a second and peak memory of every step, for files of several lengths; rescaling with one and with two processes.
+"""Data intake: records a second and peak memory of every step, for files of several lengths, with one and with two processes.
 
-Each step is the real command in a process of its own. Records a second: those by which the longest file is longer than the shortest, over the CPU seconds by
-which it takes more, so that neither the start of a command nor other load on the machine counts. Images are hard links to one small file, because headers are
-looked at and pixels are not, but for rescaling.
+Each step is the real command in a process of its own. Records a second: those by which the longest file is longer than the shortest, over the seconds by
+which it takes more, so that the start of a command does not count: CPU seconds of one process, which other load does not change, and wall-clock seconds of
+one and of two, which it does. Peak memory is that of the largest process. Images are hard links to one small file, because headers are looked at and pixels
+are not, but for rescaling.
 
 python benchmarks/data_intake.py [--quick] [--json FILE]
 """
@@ -26,12 +27,14 @@ from PIL import Image
 
 from coordexp.data.jsonl import write_records
 from coordexp.models.assets import tiny_checkpoint
+from coordexp.types.files import file_sha256
 from coordexp.types.records import DetObject, Record
 
 OBJECTS = 7
 """Of an image, as in COCO."""
 SIDE = (64, 48)
-STEPS = ("import", "coord", "validate", "doctor")
+STEPS = ("import", "coord", "validate")
+"""Those that several processes can share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +85,41 @@ def write_coco(folder: Path, count: int) -> Path:
 
 
 def intake_figures(folder: Path, counts: Sequence[int]) -> dict[str, float]:
-    """Records a CPU second, and peak memory of each step at each length."""
+    """Records a second, and peak memory of each step at each length."""
     figures: dict[str, float] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in STEPS}
+    runs: dict[tuple[str, int], list[Run]] = {}
     for count in counts:
         root = folder / str(count)
         coco = write_coco(root, count)
-        pixels, tokens = root / "train.jsonl", root / "train.coord.jsonl"
-        commands = {
-            "import": ["data", "import", "coco", str(coco), "--images", str(root / "images"), "--output", str(pixels)],
-            "coord": ["data", "coord", str(pixels)],
-            "validate": ["data", "validate", str(tokens)],
-            "doctor": ["doctor", "data", str(tokens), "--model", str(tiny_checkpoint()), "--samples", "1", "--output", str(root / "page.html")],
-        }
         figures[f"coco_mb_{count}"] = coco.stat().st_size / 1e6
-        for name in STEPS:
-            done = run(commands[name])
-            seconds[name].append(done.cpu_s)
-            figures[f"{name}_peak_mb_{count}"] = done.peak_mb
+        for workers in (1, 2):
+            pixels, tokens = root / f"train{workers}.jsonl", root / f"train{workers}.coord.jsonl"
+            commands = {
+                "import": ["data", "import", "coco", str(coco), "--images", str(root / "images"), "--output", str(pixels)],
+                "coord": ["data", "coord", str(pixels)],
+                "validate": ["data", "validate", str(tokens)],
+            }
+            for name in STEPS:
+                runs.setdefault((name, workers), []).append(run([*commands[name], "--workers", str(workers)]))
+                figures[f"{name}_peak_mb_{count}_{workers}"] = runs[name, workers][-1].peak_mb
+        assert file_sha256(root / "train1.coord.jsonl") == file_sha256(root / "train2.coord.jsonl")
         assert sum(1 for _ in tokens.open()) == count
-    more = counts[-1] - counts[0]
-    return {**{f"{name}_records_s": more / (spent[-1] - spent[0]) for name, spent in seconds.items()}, **figures}
+        command = ["doctor", "data", str(tokens), "--model", str(tiny_checkpoint()), "--samples", "1", "--output", str(root / "page.html")]
+        runs.setdefault(("doctor", 1), []).append(run(command))
+        figures[f"doctor_peak_mb_{count}"] = runs["doctor", 1][-1].peak_mb
+    return {**speeds(runs, counts[-1] - counts[0]), **figures}
+
+
+def speeds(runs: dict[tuple[str, int], list[Run]], more: int) -> dict[str, float]:
+    """Records a second of CPU time of one process, of wall-clock time of one and two, and how much faster two are."""
+    figures: dict[str, float] = {}
+    for (name, workers), done in runs.items():
+        if workers == 1:
+            figures[f"{name}_records_s"] = more / (done[-1].cpu_s - done[0].cpu_s)
+        figures[f"{name}_records_wall_s_{workers}"] = more / (done[-1].wall_s - done[0].wall_s)
+        if workers == 2:
+            figures[f"{name}_speedup"] = figures[f"{name}_records_wall_s_2"] / figures[f"{name}_records_wall_s_1"]
+    return figures
 
 
 def rescale_figures(folder: Path, count: int) -> dict[str, float]:
@@ -130,10 +147,10 @@ def rescale_figures(folder: Path, count: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1,000 to 10,000 records, 80 images")
+    parser.add_argument("--quick", action="store_true", help="500 and 5,000 records, 40 images")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    counts, images = ((1_000, 10_000), 80) if args.quick else ((10_000, 30_000, 100_000), 1_000)
+    counts, images = ((500, 5_000), 40) if args.quick else ((10_000, 30_000, 100_000), 1_000)
     with tempfile.TemporaryDirectory() as name:
         figures = {**intake_figures(Path(name), counts), **rescale_figures(Path(name), images)}
     figures = {key: round(value, 2) for key, value in figures.items()}
