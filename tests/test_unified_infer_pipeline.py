@@ -19,6 +19,7 @@ from coordexp.data.synthetic import load_split, render_scene
 from coordexp.evaluation.score_calibration import FittedOn, IsotonicCurve, Quality, ScoreCalibration
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.tiny import build_tiny
+from coordexp.pipeline.result_file import ResultWriter
 from coordexp.types.records import Record
 
 torch.set_num_threads(1)
@@ -168,6 +169,16 @@ def test_a_finished_run_is_not_repeated_unless_asked(write_run, capsys: pytest.C
     assert "other settings, data or weights" in capsys.readouterr().err
     assert run(path, "infer.limit=2", "--overwrite") == 0
     assert len(read_lines(folder)) == 2
+
+
+def test_a_run_that_is_refused_because_another_one_writes_leaves_the_files_of_that_one(write_run, capsys: pytest.CaptureFixture[str]) -> None:
+    path, folder = write_run(limit=1, generation={"max_new_tokens": 8})
+    assert run(path) == 0
+    before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    with ResultWriter(folder / "gt_vs_pred.jsonl", fingerprint="of the other"):
+        assert run(path, "--overwrite", "--max_new_tokens", "9") == 2
+    assert "another run is writing here" in capsys.readouterr().err
+    assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
 
 
 def test_expected_coordinates_lie_near_the_written_bins_and_between_them(write_run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import zlib
@@ -54,6 +55,7 @@ class ResultWriter:
             self._stream = os.fdopen(os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
             try:
                 _lock(self._stream.fileno(), self.path)
+                self._check_place()
                 self._open_journal(is_new=is_new)
             except BaseException:
                 self._stream.close()
@@ -64,8 +66,10 @@ class ResultWriter:
         if not self._stream.closed and self._end == 0:
             self.partial.unlink(missing_ok=True)
             self.journal.unlink(missing_ok=True)
-        self._stream.close()
-        self._notes.close()
+        for stream in (self._stream, self._notes):
+            # what a full disk did not take is tried again here; that error was told where it came first
+            with contextlib.suppress(OSError):
+                stream.close()
 
     def append(self, results: Iterable[SampleResult], *, lines: Sequence[tuple[int, str]], counts: dict[str, Any], seconds: float) -> None:
         """Write one window to the disk.
@@ -98,6 +102,15 @@ class ResultWriter:
             self.partial.replace(self.path)
             self.journal.unlink(missing_ok=True)
         self._stream.close()
+
+    def _check_place(self) -> None:
+        """That what was locked is still the partial file: another run may have finished it, or given it up, between opening and locking."""
+        try:
+            is_same = os.path.samestat(os.fstat(self._stream.fileno()), self.partial.stat())
+        except FileNotFoundError:
+            is_same = False
+        if not is_same:
+            raise OutputError("another run has just ended here", where=str(self.path), fix="repeat the command, or choose another run.name")
 
     def _open_journal(self, *, is_new: bool) -> None:
         journal = read_journal(self.journal) if self._is_resumed and not is_new else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -39,7 +39,15 @@ class StageFacts:
 
 
 def write_predictions(
-    inference: Inference, lines: Iterable[SourceLine], *, total: int, paths: ArtifactPaths, facts: StageFacts, progress: Progress, is_resumed: bool = True
+    inference: Inference,
+    lines: Iterable[SourceLine],
+    *,
+    total: int,
+    paths: ArtifactPaths,
+    facts: StageFacts,
+    progress: Progress,
+    is_resumed: bool = True,
+    begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run all windows that are not written yet and write both files; returns the summary.
 
@@ -47,6 +55,7 @@ def write_predictions(
         lines: all of the run, those whose results are written too.
         total: how many they are.
         is_resumed: False: what an interrupted run has written is thrown away.
+        begin: called once it is certain that no other run writes here; it may replace the other files of the run.
 
     Raises:
         OutputError: the disk is full, another run writes here, or what is written belongs to other lines.
@@ -55,6 +64,7 @@ def write_predictions(
     with ResultWriter(paths.gt_vs_pred, fingerprint=facts.fingerprint, is_resumed=is_resumed) as writer:
         source, done = iter(lines), writer.done
         check_lines(done.lines, [line.identity for line in islice(source, len(done.lines))], where=paths.gt_vs_pred)
+        begin()
         inference.counts = RunCounts.restore(done.last.counts)
         if done.marks:
             progress.say(f"goes on behind record {len(done.lines)} of {total}")

@@ -97,8 +97,11 @@ def run_inference(run: InferRun, *, device: str, progress: Progress) -> None:
         if run.shard is not None:
             details |= {"shard": str(run.shard), "whole": {"fingerprint": base_mark, "artifacts": run.whole.as_dict(), "stages": stages}}
             stages = {name: name == "infer" for name in stages}
-        paths.summary.unlink(missing_ok=True)
-        write_manifest(paths, stages=stages, image_root=run.image_root, config=run.loaded.resolved(), details=details)
+
+        def begin() -> None:
+            paths.summary.unlink(missing_ok=True)
+            write_manifest(paths, stages=stages, image_root=run.image_root, config=run.loaded.resolved(), details=details)
+
         lines = iter_source(section.gt_jsonl, coord_space=section.coord_space, limit=section.limit)
         shard_facts: dict[str, Any] | None = None
         total = survey.num_lines
@@ -114,7 +117,7 @@ def run_inference(run: InferRun, *, device: str, progress: Progress) -> None:
         batch_size = section.generation.batch_size
         facts = StageFacts(mode=choice, backend=opened.backend.info, settings=settings, batch_size=batch_size, fingerprint=mark, shard=shard_facts)
         is_resumed = run.resume and not run.overwrite
-        summary = write_predictions(inference, lines, total=total, paths=paths, facts=facts, progress=progress, is_resumed=is_resumed)
+        summary = write_predictions(inference, lines, total=total, paths=paths, facts=facts, progress=progress, is_resumed=is_resumed, begin=begin)
     progress.say(describe_summary(summary, paths.gt_vs_pred))
 
 

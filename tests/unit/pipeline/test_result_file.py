@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,49 @@ def test_two_runs_cannot_write_the_same_file(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="another run is writing here"), ResultWriter(path, fingerprint="m"):
             pass
     assert write(path, range(5), finish=True) == 1
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["finished", "given up"])
+def test_a_writer_is_refused_when_another_one_ends_between_its_opening_and_its_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
+    path = tmp_path / "gt_vs_pred.jsonl"
+    first, lock = ResultWriter(path, fingerprint="m"), fcntl.flock
+    first.__enter__()
+    if ends:
+        first.append(WINDOWS[0], lines=identities(0), counts={}, seconds=0.0)
+
+    def lock_late(descriptor: int, operation: int) -> None:
+        if ends:
+            first.finish()
+        first.__exit__(None, None, None)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with pytest.raises(OutputError, match="another run has just ended here"), ResultWriter(path, fingerprint="other"):
+        pass
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == ([(path.name, "".join(map(result_to_line, WINDOWS[0])))] if ends else [])
+
+
+def test_a_full_disk_is_one_sentence_also_for_a_window_that_fits_into_a_buffer(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from coordexp.pipeline.result_file import ResultWriter\n"
+        "from coordexp.types.errors import OutputError\n"
+        "from coordexp.types.predictions import SampleResult\n"
+        "results = [SampleResult('a.png', 64, 32, 'coord', None, (), (), 'x')]\n"
+        "try:\n"
+        "    with ResultWriter(Path(sys.argv[1]), fingerprint='m') as writer:\n"
+        "        writer.append(results, lines=[(1, 'a')], counts={}, seconds=1.0)\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (writer.partial.stat().st_size + 10, resource.RLIM_INFINITY))\n"
+        "        writer.append(results, lines=[(2, 'b')], counts={}, seconds=1.0)\n"
+        "except OutputError as error:\n"
+        "    print(error)\n"
+    )
+    path = tmp_path / "gt_vs_pred.jsonl"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert f"{partial_path(path)}: the file would be larger than allowed here" in done.stdout
+    with ResultWriter(path, fingerprint="m") as writer:
+        assert writer.done.lines == [(1, "a")]
 
 
 def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
