@@ -18,6 +18,7 @@ from coordexp import __version__
 from coordexp.data.chunks import Chunk, map_chunks
 from coordexp.data.jsonl import as_error
 from coordexp.data.rules import RecordReader
+from coordexp.data.tally import add_counts
 from coordexp.types.files import file_sha256, write_text
 
 _MARK = "<!-- history: read by the next step; do not edit -->\n```json\n"
@@ -58,15 +59,6 @@ class _Facts:
     kinds: Counter[str] = field(default_factory=Counter[str])
     labels: Counter[str] = field(default_factory=Counter[str])
 
-    def add(self, other: _Facts) -> None:
-        """Count what the next part of the file held."""
-        self.num_records += other.num_records
-        self.num_objects += other.num_objects
-        self.num_empty += other.num_empty
-        self.spaces.update(other.spaces)
-        self.kinds.update(other.kinds)
-        self.labels.update(other.labels)
-
 
 def card_path(output: Path) -> Path:
     """Example: `train.coord.jsonl` has its card in `train.coord.card.md`."""
@@ -106,7 +98,7 @@ def _count(output: Path, workers: int) -> _Facts:
     facts = _Facts()
     with closing(map_chunks(partial(_count_chunk, output), output, workers=workers)) as parts:
         for part in parts:
-            facts.add(part)
+            add_counts(facts, part)
     return facts
 
 

@@ -12,6 +12,7 @@ from coordexp.data.chunks import Chunk, map_chunks
 from coordexp.data.jsonl import as_error, encode_record, write_lines
 from coordexp.data.paths import refuse_other_folder
 from coordexp.data.rules import Notes, RecordReader
+from coordexp.data.tally import add_counts
 from coordexp.geometry.bins import Rounding, bins_to_pixels, count_beyond_border, pixels_to_bins
 from coordexp.geometry.polygons import canonical_ring
 from coordexp.types.progress import NoProgress, Progress
@@ -32,14 +33,6 @@ class ConvertSummary:
     num_reordered: int = 0
     """Records whose polygons were put in canonical order, when that was asked for."""
     notes: Notes = field(default_factory=Notes)
-
-    def add(self, other: ConvertSummary) -> None:
-        """Count what another part of the file held."""
-        self.num_records += other.num_records
-        self.num_objects += other.num_objects
-        self.num_clamped += other.num_clamped
-        self.num_reordered += other.num_reordered
-        self.notes.add(other.notes)
 
     def sentence(self) -> str:
         """The counts as one phrase."""
@@ -128,7 +121,7 @@ def convert_file(
 
 def _take_lines(results: Iterable[tuple[ConvertSummary, bytes]], summary: ConvertSummary) -> Iterator[bytes]:
     for part, lines in results:
-        summary.add(part)
+        add_counts(summary, part)
         yield lines
 
 

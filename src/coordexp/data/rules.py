@@ -83,11 +83,6 @@ class Notes:
     ignored_keys: Counter[str] = field(default_factory=Counter[str])
     """Keys that are not part of the format, as `score` or `objects[].score`; they are not carried on."""
 
-    def add(self, other: Notes) -> None:
-        """Count what another part of the file held."""
-        self.num_beyond_border += other.num_beyond_border
-        self.ignored_keys.update(other.ignored_keys)
-
 
 class RecordReader:
     """Reads the decoded lines of one file; `violations` holds what is wrong with the line read last.

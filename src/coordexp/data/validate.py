@@ -15,6 +15,7 @@ from coordexp.data.chunks import Chunk, map_chunks
 from coordexp.data.image_files import check_image_size
 from coordexp.data.paths import resolve_image
 from coordexp.data.rules import Notes, RecordReader, Rule, Violation
+from coordexp.data.tally import add_counts
 from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import CoordSpace, Record
@@ -61,13 +62,8 @@ class ValidationReport:
 
     def add(self, other: ValidationReport, *, most: int | None = None) -> None:
         """Count what the next part of the file held."""
-        self.by_rule.update(other.by_rule)
+        add_counts(self, other)
         self._keep(other.violations, most)
-        self.num_records += other.num_records
-        self.num_objects += other.num_objects
-        self.num_empty += other.num_empty
-        self.spaces.update(other.spaces)
-        self.notes.add(other.notes)
 
     def _keep(self, violations: Sequence[Violation], most: int | None) -> None:
         self.violations += violations if most is None else violations[: max(0, most - len(self.violations))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -101,15 +101,6 @@ class ImportSummary:
     num_copied: int = 0
     num_written: int = 0
     """Images hard-linked, copied, or written into the folder of the record file; none when they lie there already."""
-
-    def add(self, other: ImportSummary) -> None:
-        """Count what another part of the source held."""
-        for item in fields(self):
-            theirs = getattr(other, item.name)
-            if theirs and isinstance(theirs, Counter):
-                getattr(self, item.name).update(theirs)
-            elif theirs:
-                setattr(self, item.name, getattr(self, item.name) + theirs)
 
     def sentence(self) -> str:
         """The counts that are not zero, as one phrase."""

@@ -21,6 +21,7 @@ from coordexp.data.importers.source import Source, SourceImage
 from coordexp.data.jsonl import encode_record, write_lines
 from coordexp.data.parallel import choose_workers, in_batches, map_in_order
 from coordexp.data.paths import refuse_replacing
+from coordexp.data.tally import add_counts
 from coordexp.types.errors import DataError
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.types.records import Record
@@ -85,7 +86,7 @@ def _take_lines(parts: Iterable[_Part], source: Source, summary: ImportSummary) 
     names = array("q")
     """Hashes of them, which take less memory."""
     for part in parts:
-        summary.add(part.summary)
+        add_counts(summary, part.summary)
         names.extend([hash(name) for name in part.names])
         yield part.lines
     summary.notes[_AGAIN] += len(names) - len(np.unique(np.frombuffer(names, dtype=np.int64)))
