@@ -7,7 +7,7 @@ Importing this package loads nothing heavy; import the room you need (`coordexp.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0rc1"
 
 _LAZY = {"Detections": "coordexp.pipeline.detections", "Detector": "coordexp.pipeline.detector"}
 
