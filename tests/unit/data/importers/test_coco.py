@@ -65,13 +65,22 @@ def document() -> dict[str, Any]:
     }
 
 
+def turn() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
 def write(folder: Path, content: dict[str, Any]) -> Path:
     for image in document()["images"]:
         path = folder / "raw" / image["file_name"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (WIDTH, HEIGHT), "gray").save(path)
+        if path.suffix == ".jpg":  # stored on its side
+            Image.new("RGB", (HEIGHT, WIDTH), "gray").save(path, exif=turn())
+        else:
+            Image.new("L" if path.name == "a.png" else "RGB", (WIDTH, HEIGHT), "gray").save(path)
     path = folder / "instances_mini.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8", newline="\r\n")
     return path
 
 
@@ -257,9 +266,7 @@ def test_a_file_name_cannot_reach_out_of_the_image_folder(tmp_path: Path) -> Non
 
 def test_an_image_turned_by_exif_whose_boxes_were_drawn_unturned_is_explained(tmp_path: Path) -> None:
     path = write(tmp_path, document())
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "raw" / "deep" / "b.jpg", exif=exif)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "raw" / "deep" / "b.jpg", exif=turn())
     with pytest.raises(DataError, match=r"is 48x64 \(upright\), but the annotations say 64x48; .* remove the EXIF orientation"):
         import_coco(path, images=tmp_path / "raw", output=tmp_path / "out" / "mini.jsonl")
 

@@ -37,8 +37,9 @@ def rows(root: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def source(tmp_path: Path, paint: Callable[..., Path]) -> Path:
-    for name in ("cow.jpg", "deep/dog.jpg", "empty.jpg"):
-        paint(tmp_path / "pictures" / name, WIDTH, HEIGHT)
+    paint(tmp_path / "pictures/cow.jpg", WIDTH, HEIGHT, mode="L")
+    paint(tmp_path / "pictures/deep/dog.jpg", HEIGHT, WIDTH, turned=True)
+    paint(tmp_path / "pictures/empty.jpg", WIDTH, HEIGHT)
     lines = [json.dumps(row, ensure_ascii=False) for row in rows(tmp_path / "pictures")]
     (tmp_path / "grounding.jsonl").write_bytes(("\ufeff" + "\r\n".join([*lines, ""])).encode())
     return tmp_path / "grounding.jsonl"

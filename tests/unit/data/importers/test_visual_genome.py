@@ -41,9 +41,10 @@ def rows() -> list[dict[str, Any]]:
 @pytest.fixture
 def source(tmp_path: Path, paint: Callable[..., Path]) -> Path:
     for name in ("VG_100K_2/1.jpg", "VG_100K/2.jpg", "VG_100K/3.jpg"):
-        paint(tmp_path / "vg" / name, WIDTH, HEIGHT, mode="L" if "2.jpg" in name else "RGB")
+        width, height = (HEIGHT, WIDTH) if "3.jpg" in name else (WIDTH, HEIGHT)
+        paint(tmp_path / "vg" / name, width, height, mode="L" if "2.jpg" in name else "RGB", turned="3.jpg" in name)
     path = tmp_path / "objects.json"
-    path.write_text(json.dumps(rows(), ensure_ascii=False), encoding="utf-8-sig")
+    path.write_text(json.dumps(rows(), indent=1, ensure_ascii=False), encoding="utf-8-sig", newline="\r\n")
     return path
 
 
