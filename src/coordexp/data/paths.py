@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from coordexp.types.errors import DataError
@@ -46,6 +46,20 @@ def resolve_image(root: Path, relative: str, *, where: str | None = None) -> Pat
         what = f"{relative!r} is a link to {real!r}, outside the folder of the data file"
         raise DataError(what, where=where, fix="copy or hard-link the images into that folder")
     return path
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and of all folders in it, in no order; links to folders are not followed.
+
+    Raises:
+        DataError: a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"the folder cannot be read ({error.strerror})", where=str(error.filename), fix="check its permissions and the path") from error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(place, name) for name in names)
 
 
 def refuse_other_folder(source: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.data.paths import describe_bad_path, resolve_image
+from coordexp.data.paths import describe_bad_path, files_below, resolve_image
 from coordexp.types.errors import DataError
 
 
@@ -37,3 +37,13 @@ def test_a_root_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert resolve_image(tmp_path / "link", "a.png") == tmp_path / "link" / "a.png"
+
+
+def test_files_of_all_folders_are_found_and_one_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for name in ("a.png", "deep/b.png", "deep/er/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    (tmp_path / "in/again").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert sorted(str(path.relative_to(tmp_path / "in")) for path in files_below(tmp_path / "in")) == ["a.png", "deep/b.png", "deep/er/c.png"]
+    with pytest.raises(DataError, match=r"gone: the folder cannot be read \(No such file or directory\); check its permissions and the path"):
+        list(files_below(tmp_path / "gone"))

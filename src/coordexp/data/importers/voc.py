@@ -23,7 +23,7 @@ from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.importers.run import import_source
 from coordexp.data.importers.source import Problem, Source, SourceImage, SourceObject
 from coordexp.data.importers.yolo import IMAGE_SUFFIXES
-from coordexp.data.paths import describe_bad_path
+from coordexp.data.paths import describe_bad_path, files_below
 from coordexp.types.errors import DataError
 from coordexp.types.progress import Progress
 
@@ -133,7 +133,7 @@ def _listed(folders: VocFolders, row: str) -> Path:
 
 
 def _xml_files(folders: VocFolders, *, deep: bool = False) -> Iterator[Path]:
-    found = folders.annotations.rglob("*") if deep else folders.annotations.iterdir()
+    found = files_below(folders.annotations) if deep else folders.annotations.iterdir()
     return (path for path in found if path.suffix.lower() == ".xml" and path.is_file())
 
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 from coordexp.data.importers.options import ImportOptions, ImportSummary
 from coordexp.data.importers.run import import_source
 from coordexp.data.importers.source import Problem, Source, SourceImage, SourceObject
+from coordexp.data.paths import files_below
 from coordexp.data.plain_yaml import read_plain_yaml
 from coordexp.types.errors import DataError
 from coordexp.types.progress import Progress
@@ -130,7 +131,7 @@ def _find(root: Path, entry: str, data_yaml: Path) -> Path:
 
 def _image_paths(place: Path, root: Path) -> Iterator[Path]:
     if place.is_dir():
-        yield from sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        yield from sorted(path for path in files_below(place) if path.suffix.lower() in IMAGE_SUFFIXES)
         return
     with place.open(encoding="utf-8-sig") as stream:
         for line in stream:
@@ -144,7 +145,7 @@ def _count_labels_alone(place: Path) -> int:
     if not place.is_dir() or labels == place or not labels.is_dir():
         return 0
     with_image = {label_path(image) for image in _image_paths(place, place)}
-    return sum(path not in with_image and path.name not in _NO_LABEL_FILES for path in labels.rglob("*.txt"))
+    return sum(path.suffix == ".txt" and path not in with_image and path.name not in _NO_LABEL_FILES for path in files_below(labels))
 
 
 def _read_image(path: Path, root: Path, classes: _Classes, data_yaml: Path, notes: Counter[str]) -> SourceImage:
