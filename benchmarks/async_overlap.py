@@ -11,16 +11,14 @@ Without --quick, synchronous and asynchronous training with a real vLLM server f
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 from overlap.fleet import Outcome, Setting, simulate
 from overlap.real import measure
+from suite.command import benchmark_parser, show_figures, write_figures
 
 RATIOS = (0.25, 0.5, 0.75, 1.0, 2.0, 4.0)
 WINDOWS = (0, 1, 2, 4)
@@ -81,21 +79,16 @@ def simulate_all(*, is_quick: bool) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the simulation alone, with fewer settings of large fleets and fewer steps")
+    parser = benchmark_parser(__doc__, quick="the simulation alone, with fewer settings of large fleets and fewer steps")
     parser.add_argument("--steps", type=int, default=24, help="of each run with the real server")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     start = time.perf_counter()
     figures = simulate_all(is_quick=args.quick)
     if not args.quick:
         figures |= measure(num_steps=args.steps)
     print(f"\n{time.perf_counter() - start:.0f} s")
-    for key, value in figures.items():
-        if isinstance(value, int | float):
-            print(f"{key:28} {value:.4f}")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    show_figures("async_overlap", figures)
+    write_figures(figures, args.json)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ python benchmarks/cli_startup.py [--quick] [--json PATH]
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from suite.command import benchmark_parser, show_figures, write_figures
 
 
 def median_seconds(command: list[str], *, repeats: int) -> float:
@@ -26,18 +25,14 @@ def median_seconds(command: list[str], *, repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="5 runs instead of 25")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser = benchmark_parser(__doc__, quick="5 runs instead of 25")
     args = parser.parse_args()
     repeats = 5 if args.quick else 25
     bare = median_seconds([sys.executable, "-c", "pass"], repeats=repeats)
     help_seconds = median_seconds([sys.executable, "-m", "coordexp", "--help"], repeats=repeats)
     figures = {"help_seconds": round(help_seconds, 4), "help_over_python_startup": round(help_seconds / bare, 2)}
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    show_figures("cli_startup", figures)
+    write_figures(figures, args.json)
 
 
 if __name__ == "__main__":

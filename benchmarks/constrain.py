@@ -10,19 +10,17 @@ python benchmarks/constrain.py [--quick] [--json PATH]
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from suite.command import benchmark_parser, show_figures, write_figures
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from coordexp.batching.prompt import PromptEncoder
@@ -151,9 +149,7 @@ def _is_clean(sample: GenerationSample, loaded: LoadedModel) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer documents and images: under 50 s")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser = benchmark_parser(__doc__, quick="fewer documents and images: under 50 s")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     loaded = load_model(tiny_checkpoint(), dtype="float32")
@@ -164,10 +160,8 @@ def main() -> int:
     figures |= measure_masks("large_labels", large, count=count, labels=(*labels, *NAMES))
     figures |= measure_speed(loaded, make_requests(loaded, count=16 if arguments.quick else 64), repeats=2 if arguments.quick else 5)
     figures |= measure_malformed(loaded, make_requests(loaded, count=64 if arguments.quick else 256))
-    for name, value in figures.items():
-        print(f"{name:32} {value:.4g}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    show_figures("constrain", figures)
+    write_figures(figures, arguments.json)
     return 0
 
 

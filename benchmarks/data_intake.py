@@ -10,7 +10,6 @@ python benchmarks/data_intake.py [--quick] [--json FILE]
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from suite.command import benchmark_parser, show_figures, write_figures
 
 from coordexp.data.jsonl import write_records
 from coordexp.models.assets import tiny_checkpoint
@@ -146,18 +146,14 @@ def rescale_figures(folder: Path, count: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="500 and 5,000 records, 40 images")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser = benchmark_parser(__doc__, quick="500 and 5,000 records, 40 images")
     args = parser.parse_args()
     counts, images = ((500, 5_000), 40) if args.quick else ((10_000, 30_000, 100_000), 1_000)
     with tempfile.TemporaryDirectory() as name:
         figures = {**intake_figures(Path(name), counts), **rescale_figures(Path(name), images)}
     figures = {key: round(value, 2) for key, value in figures.items()}
-    for key, value in figures.items():
-        print(f"{key:32} {value:g}")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    show_figures("data_intake", figures)
+    write_figures(figures, args.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ judged on the rest. Intervals: 95 %, 1,000 resamples of the images, paired for d
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from suite.command import benchmark_parser, write_figures
 
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.prompts import PromptSpec
@@ -222,13 +222,10 @@ def measure(name: str, num_scenes: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few scenes")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser = benchmark_parser(__doc__, quick="few scenes")
     options = parser.parse_args()
     report = {name: measure(name, counts[1 if options.quick else 0]) for name, counts in SPLITS.items()}
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_figures(report, options.json)
 
 
 if __name__ == "__main__":

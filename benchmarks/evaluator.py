@@ -24,10 +24,9 @@ import numpy as np
 from cli_startup import median_seconds
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from suite.figures import goals_of
+from suite.command import benchmark_parser, show_figures, write_figures
 
 WIDTH, HEIGHT = 640, 480
-GOALS = goals_of("evaluator")
 
 
 @dataclass(frozen=True)
@@ -178,9 +177,7 @@ def measure(folder: Path, *, quick: bool) -> dict[str, float | None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller sets for large_* and scaling_*")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser = benchmark_parser(__doc__, quick="smaller sets for large_* and scaling_*")
     parser.add_argument("--folder", type=Path, help="keep the generated sets and results here")
     parser.add_argument("--referee", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -191,13 +188,10 @@ def main() -> None:
         folder = args.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         figures = measure(folder, quick=args.quick)
-    for key, value in figures.items():
-        print(f"{key:28} {'-' if value is None else f'{value:<12.4g}'} {GOALS.get(key, '')}".rstrip())
+    show_figures("evaluator", figures)
     if args.quick:
         print("quick form: large_* from 2,500 images instead of 20,000, scaling_* up to 250,000 objects instead of 1,000,000")
-    if args.json:
-        rounded = {key: None if value is None else round(value, 4) for key, value in figures.items()}
-        args.json.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+    write_figures({key: None if value is None else round(value, 4) for key, value in figures.items()}, args.json)
 
 
 def _own_cpu_s() -> float:

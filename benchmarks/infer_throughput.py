@@ -11,7 +11,6 @@ python benchmarks/infer_throughput.py [--quick] [--json PATH] [--device cuda]
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import os
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from suite.command import benchmark_parser, write_figures
 
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.prompts import PromptSpec, build_prompt
@@ -218,9 +218,7 @@ def measure_cpu(*, is_quick: bool) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="transformers alone, fewer images: under 50 s")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser = benchmark_parser(__doc__, quick="transformers alone, fewer images: under 50 s")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
     if arguments.device == "cpu":
@@ -229,8 +227,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             figures = measure_gpu(Path(folder), device=arguments.device, is_quick=arguments.quick)
             print(json.dumps(figures))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    write_figures(figures, arguments.json)
     return 0
 
 

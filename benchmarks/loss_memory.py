@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from suite.figures import goals_of
+from suite.command import benchmark_parser, show_figures, write_figures
 from torch import Tensor, nn
 
 from coordexp.losses.coordinates import CoordLossWeights, coordinate_terms
@@ -35,7 +35,6 @@ from coordexp.models.head import Head
 VOCAB, WIDTH, BINS = 152_670, 2_560, 1_000
 MIXES = {"stage1": (0.35, 0.20), "text": (1.0, 0.0)}
 """Shares of supervised text and of coordinate slots."""
-GOALS = goals_of("loss_memory")
 MIB = 2**20
 
 
@@ -192,9 +191,7 @@ def figures_of(args: argparse.Namespace) -> dict[str, float | None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="1k tokens x 32k vocabulary x 512 wide, float32")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser = benchmark_parser(__doc__, quick="1k tokens x 32k vocabulary x 512 wide, float32")
     parser.add_argument("--tokens", type=int, nargs="+", help="default 2048 8192 16384; on a GPU 8192 32768")
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--mix", nargs="+", default=list(MIXES), choices=list(MIXES))
@@ -210,10 +207,8 @@ def main() -> None:
         parser.error("there is no GPU here")
     args.tokens = args.tokens or ([2048, 8192, 16384] if args.device == "cpu" else [8192, 32768])
     figures = figures_of(args)
-    for key, value in figures.items():
-        print(f"{key:44} {'not measured' if value is None else f'{value:<12.4g}'} {GOALS.get(key, '')}".rstrip())
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    show_figures("loss_memory", figures)
+    write_figures(figures, args.json)
 
 
 if __name__ == "__main__":

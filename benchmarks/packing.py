@@ -10,8 +10,6 @@ thread, in CPU seconds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
 import time
@@ -19,6 +17,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from suite.command import benchmark_parser, show_figures, write_figures
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -239,19 +239,14 @@ def measure_training(count: int, *, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer lengths for the baselines, fewer samples in training")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser = benchmark_parser(__doc__, quick="fewer lengths for the baselines, fewer samples in training")
     args = parser.parse_args()
     figures = measure_plans(num_baseline=5_000 if args.quick else 50_000)
     figures["training"] = measure_training(48 if args.quick else 128, repeats=2 if args.quick else 3)
     figures |= {key: value for key, value in figures["training"].items() if key.startswith("packed_over_")}
     print()
-    for key, value in figures.items():
-        if isinstance(value, float):
-            print(f"{key:28} {value:.4f}")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    show_figures("packing", figures)
+    write_figures(figures, args.json)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@ python benchmarks/parse_match_pack.py [--quick] [--json PATH]
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from suite.command import benchmark_parser, show_figures, write_figures
 from tokenizers import Tokenizer
 
 from coordexp.batching.post_rollout import pack_rollouts
@@ -119,9 +117,7 @@ def pack_figures(*, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser = benchmark_parser(__doc__, quick="fewer repeats")
     args = parser.parse_args()
     repeats = 5 if args.quick else 20
     backend = Tokenizer.from_file(str(tiny_checkpoint() / "tokenizer.json"))
@@ -133,10 +129,8 @@ def main() -> None:
         **pack_figures(repeats=repeats),
     }
     figures = {key: round(value, 4) for key, value in figures.items()}
-    for key, value in figures.items():
-        print(f"{key:26} {value:g}")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    show_figures("parse_match_pack", figures)
+    write_figures(figures, args.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Runs that are finished are not repeated.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from suite.command import benchmark_parser, write_figures
 
 from coordexp.config.infer import InferConfig
 from coordexp.config.loading import load_config
@@ -36,9 +36,7 @@ SCORES = {"f1_50": "f1_det@0.50", "f1_75": "f1_det@0.75", "f1_miou": "f1_det_mio
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few scenes and steps, to see that everything works: its scores say nothing")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser = benchmark_parser(__doc__, quick="a few scenes and steps, to see that everything works: its scores say nothing")
     parser.add_argument("--budget", type=float, default=60.0, help="processor seconds of training of one run")
     parser.add_argument("--seeds", default="1,2")
     parser.add_argument("--folder", type=Path, default=Path("output/stage1_losses"), help="for everything")
@@ -53,8 +51,7 @@ def main() -> None:
     print(f"| recipe | steps | {' | '.join(SCORES)} |")
     for recipe, scores in figures.items():
         print(f"| {recipe} | {scores['steps']:.0f} | {' | '.join(f'{scores[key]:.3f}' for key in SCORES)} |")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_figures(figures, args.json)
 
 
 def prepare(folder: Path, scenes: dict[str, int]) -> None:

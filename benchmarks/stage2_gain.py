@@ -9,7 +9,6 @@ fresh, table. Everything that is finished is reused; a run that was stopped is r
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from stage2_study.runs import in_rounds, run_all, why_not
 from stage2_study.study import Study
 from stage2_study.tables import best_arm, exposure_lines, figures, markdown
 from stage2_study.teacher import teacher_forced
+from suite.command import benchmark_parser, write_figures
 from suite.pages import write_between
 
 COMMANDS = ("prepare", "curve", "teacher", "check", "run", "fresh", "table")
@@ -29,10 +29,8 @@ QUICK_ARMS = ("s1_ce", "b_only")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, quick="a few scenes and steps, to see that everything works: its scores say nothing")
     parser.add_argument("command", nargs="?", choices=COMMANDS)
-    parser.add_argument("--quick", action="store_true", help="a few scenes and steps, to see that everything works: its scores say nothing")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--folder", type=Path, default=Path("output/stage2_gain"), help="for everything")
     parser.add_argument("--budget", type=float, default=Study.budget_cpu_s, help="processor seconds of training of one run")
     parser.add_argument("--prepare-steps", type=int, default=Study.prepare_steps)
@@ -56,8 +54,7 @@ def main() -> None:
         return
     for command in [args.command] if args.command else ["prepare", "teacher", "run", "fresh", "table"]:
         execute(command, study, find_arms(args.arms), seeds, page=args.page)
-    if args.json:
-        args.json.write_text(json.dumps(figures(study), indent=2) + "\n", encoding="utf-8")
+    write_figures(figures(study), args.json)
 
 
 def execute(command: str, study: Study, arms: Sequence[Arm], seeds: Sequence[int] | None, *, page: Path | None = None) -> None:
@@ -101,8 +98,7 @@ def quick(folder: Path, json_path: Path | None) -> None:
     execute("run", study, arms, None)
     execute("table", study, arms, None)
     print("quick form: a few scenes and steps, its scores say nothing")
-    if json_path:
-        json_path.write_text(json.dumps(figures(study), indent=2) + "\n", encoding="utf-8")
+    write_figures(figures(study), json_path)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ python benchmarks/weight_sync.py [--quick] [--json PATH]
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from suite.command import benchmark_parser, write_figures
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.generation.engine import find_python
@@ -97,9 +96,7 @@ def measure(model: Qwen3VLForConditionalGeneration, pool: ServerPool, transfer: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the tiny model alone, 3 pushes")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser = benchmark_parser(__doc__, quick="the tiny model alone, 3 pushes")
     args = parser.parse_args()
     torch.set_num_threads(1)
     repeats = 3 if args.quick else 15
@@ -119,8 +116,7 @@ def main() -> None:
                 seconds = "".join(f"{row[f'{part}_s']:9.3f}" for part in ("first", "push", "slowest", "pause", "transfer", "finish"))
                 print(f"{size.name:8} {transfer:14} {row['num_bytes'] / 1e6:7.1f}{seconds} {row['bytes_per_s'] / 1e6:7.0f} {row['share_of_copy']:10.4f}")
             figures[size.name] = {"num_parameters": num_parameters, "copy_bytes_per_s": copy, **found}
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_figures(figures, args.json)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def test_every_script_is_in_the_run_of_all_and_has_a_quick_form_and_a_file_of_fi
     assert {benchmark.script for benchmark in suite.figures.SUITE} == scripts
     for name in scripts:
         text = (FOLDER / name).read_text(encoding="utf-8")
-        assert '"--quick"' in text, name
-        assert '"--json"' in text, name
+        assert "benchmark_parser(__doc__, quick=" in text, name
+        assert "write_figures(" in text, name
 
 
 def test_every_figure_of_the_table_was_measured(suite: SimpleNamespace) -> None:
