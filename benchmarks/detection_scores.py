@@ -22,7 +22,6 @@ from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.prompts import PromptSpec
 from coordexp.config.loading import Override, load_config
 from coordexp.config.prepare import PrepareConfig
-from coordexp.data.jsonl import iter_records
 from coordexp.data.synthetic import load_split, write_coco_dataset
 from coordexp.evaluation.calibration import calibration
 from coordexp.evaluation.coco_matches import coco_matches
@@ -33,7 +32,6 @@ from coordexp.evaluation.result import EvaluationResult
 from coordexp.evaluation.weighted_ap import ApStatistic
 from coordexp.generation.hf import HfBackend
 from coordexp.generation.protocol import GenerationRequest
-from coordexp.geometry.bins import bins_to_pixels
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.pipeline.artifacts import result_to_line
 from coordexp.pipeline.calibrate import apply_calibration, fit_calibration
@@ -120,7 +118,6 @@ def infer_split(name: str, num_scenes: int, folder: Path) -> dict[str, Path]:
             for part in inference.run(iter_source(data)):
                 stream.writelines(result_to_line(result) for result in part.results)
     backend.close()
-    paths["data"] = data
     return paths
 
 
@@ -169,9 +166,9 @@ def calibrated_half(raw: Path, folder: Path, method: str) -> dict[str, Differenc
     return {"ece": ece, "ap": Difference(ap.a, ap.b, ap.low, ap.high)}
 
 
-def decode_gain(paths: dict[str, Path], *, with_exact_truth: bool) -> dict[str, dict[str, Difference]]:
-    """F1 of the expectation minus that of argmax, in pixel mode exact; the truth in whole pixels as in the artifact, or as exact as the data file has it."""
-    results = {name: evaluate(with_truth(paths[name], paths["data"]) if with_exact_truth else paths[name], settings=EXACT) for name in WINDOWS}
+def decode_gain(paths: dict[str, Path]) -> dict[str, dict[str, Difference]]:
+    """F1 of the expectation minus that of argmax, in pixel mode exact."""
+    results = {name: evaluate(paths[name], settings=EXACT) for name in WINDOWS}
     found: dict[str, dict[str, Difference]] = {}
     for name in ("window 24", "all bins"):
         metrics = compare(results["argmax"], results[name], num_resamples=RESAMPLES).metrics
@@ -182,15 +179,6 @@ def decode_gain(paths: dict[str, Path], *, with_exact_truth: bool) -> dict[str, 
             assert change.high is not None
             found[name][key] = Difference(change.a, change.b, change.low, change.high)
     return found
-
-
-def with_truth(predictions: Path, data: Path) -> list[dict[str, Any]]:
-    """The lines with unrounded ground truth."""
-    records = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
-    for line, record in zip(records, iter_records(data), strict=True):
-        for item, truth in zip(line["gt"], record.objects, strict=True):
-            item["points_exact"] = list(bins_to_pixels(truth.points, width=record.width, height=record.height))
-    return records
 
 
 def measure(name: str, num_scenes: int) -> dict[str, Any]:
@@ -212,12 +200,10 @@ def measure(name: str, num_scenes: int) -> dict[str, Any]:
             for key, change in changes.items():
                 print(f"  {key.upper()} raw -> {method}: {change}")
                 report[f"{key}_{method}"] = change.as_dict()
-        for truth in (False, True):
-            label = "unrounded truth" if truth else "truth in whole pixels"
-            for window, changes in decode_gain(paths, with_exact_truth=truth).items():
-                for key, change in changes.items():
-                    print(f"  {key} argmax -> {window}, {label}: {change}")
-                    report[f"{key} {window}{', unrounded truth' if truth else ''}"] = change.as_dict()
+        for window, changes in decode_gain(paths).items():
+            for key, change in changes.items():
+                print(f"  {key} argmax -> {window}: {change}")
+                report[f"{key} {window}"] = change.as_dict()
     return report
 
 

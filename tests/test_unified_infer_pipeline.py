@@ -17,6 +17,7 @@ from coordexp.data.convert import to_space, to_tokens
 from coordexp.data.jsonl import record_to_json
 from coordexp.data.synthetic import load_split, render_scene
 from coordexp.evaluation.score_calibration import FittedOn, IsotonicCurve, Quality, ScoreCalibration
+from coordexp.geometry.bins import bins_to_pixels
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.tiny import build_tiny
 from coordexp.pipeline.result_file import ResultWriter
@@ -255,3 +256,20 @@ def test_a_stock_checkpoint_without_coordinate_tokens_is_measured_in_its_own_for
         path, _ = write_run(f"stock-{mode}", model_checkpoint=str(stock), mode=mode, coord_decode="expectation")
         assert run(path) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_exact_evaluation_compares_fractions_with_fractions(write_run, records: tuple[Path, list[Record]]) -> None:
+    path, folder = write_run(stages="infer")
+    assert run(path) == 0
+    lines = read_lines(folder)
+    for line, record in zip(lines, records[1], strict=True):
+        for item, truth in zip(line["gt"], record.objects, strict=True):
+            assert item["points_exact"] == pytest.approx(bins_to_pixels(truth.points, width=96, height=96))
+        line["pred"] = [{key: item[key] for key in ("type", "points_exact", "desc")} | {"points": item["points_exact"]} for item in line["gt"]]
+    (folder / "perfect.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for mode in ("exact", "int"):
+        evaluated = folder / f"eval-{mode}"
+        given = ["--pred_jsonl", str(folder / "perfect.jsonl"), "--out_dir", str(evaluated), "--label-match", "exact", "--pixel-mode", mode]
+        assert main(["eval", *given]) == 0
+        metrics = read_json(evaluated / "metrics.json")["metrics"]
+        assert (metrics["f1_det@0.95"], metrics["mean_matched_iou"]) == (1.0, pytest.approx(1.0)), mode

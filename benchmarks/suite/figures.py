@@ -158,7 +158,7 @@ SUITE: tuple[Benchmark, ...] = (
                 for key, meaning in (
                     ("ece_isotonic/a", "calibration error (ECE) of the model's scores"),
                     ("ece_isotonic/b", "after isotonic calibration"),
-                    ("f1_det@0.95 window 24, unrounded truth/delta", "F1@0.95, expectation over a window minus argmax"),
+                    ("f1_det@0.95 window 24/delta", "F1@0.95, expectation over a window minus argmax"),
                 )
             ),
         ),

@@ -141,13 +141,16 @@ def result_to_json(result: SampleResult) -> dict[str, Any]:
 
 
 def _ground_truth_to_json(item: Detection) -> dict[str, Any]:
-    return {"type": item.kind, "points": list(item.points), "desc": item.desc}
+    return {"type": item.kind, "points": list(item.points), "points_exact": _exact(item), "desc": item.desc}
+
+
+def _exact(item: Detection) -> list[float] | None:
+    return None if item.points_exact is None else list(item.points_exact)
 
 
 def _prediction_to_json(item: Detection) -> dict[str, Any]:
     parts = None if item.score_parts is None else {"desc": item.score_parts.desc, "coord": item.score_parts.coord}
-    exact = None if item.points_exact is None else list(item.points_exact)
-    return {"type": item.kind, "points": list(item.points), "points_exact": exact, "desc": item.desc, "score": item.score, "score_parts": parts}
+    return {"type": item.kind, "points": list(item.points), "points_exact": _exact(item), "desc": item.desc, "score": item.score, "score_parts": parts}
 
 
 def _absolute(path: Path) -> Path:

@@ -102,14 +102,18 @@ def guess_space(objects: Sequence[SalvagedObject], *, width: int, height: int) -
 
 
 def ground_truth(record: Record) -> tuple[Detection, ...]:
-    """The objects of a record in integer pixels; none is dropped, also when it has no extent left."""
-    return tuple(Detection(desc=item.desc, kind=item.kind, points=_ground_truth_points(item.points, record)) for item in record.objects)
+    """The objects of a record in integer pixels and before rounding; none is dropped, also when it has no extent left."""
+    exact = [_ground_truth_points(item.points, record) for item in record.objects]
+    return tuple(
+        Detection(desc=item.desc, kind=item.kind, points=tuple(round(value) for value in points), points_exact=points)
+        for item, points in zip(record.objects, exact, strict=True)
+    )
 
 
-def _ground_truth_points(points: Sequence[float], record: Record) -> tuple[int, ...]:
+def _ground_truth_points(points: Sequence[float], record: Record) -> tuple[float, ...]:
     width, height = record.width, record.height
     pixels = points if record.coord_space == "pixel" else bins_to_pixels(points, width=width, height=height)
-    return tuple(round(value) for value in clamp_to_image(pixels, width=width, height=height))
+    return tuple(float(value) for value in clamp_to_image(pixels, width=width, height=height))
 
 
 def _to_pixels(item: SalvagedObject, *, space: Space, is_strict: bool, width: int, height: int, keeps_fractions: bool) -> tuple[float, ...] | ObjectError:

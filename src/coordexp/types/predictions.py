@@ -17,7 +17,7 @@ class ScoreParts:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One object in pixels of its image; a ground truth has no exact points and no score."""
+    """One object in pixels of its image; a ground truth has no score."""
 
     desc: str
     kind: GeometryKind

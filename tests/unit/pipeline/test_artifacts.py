@@ -16,7 +16,7 @@ RESULT = SampleResult(
     height=32,
     mode="coord",
     coord_mode="pixel",
-    gt=(Detection("cat", "bbox_2d", (0, 0, 63, 16)),),
+    gt=(Detection("cat", "bbox_2d", (0, 0, 63, 16), (0.0, 0.0, 63.0, 15.6)),),
     pred=(Detection("Käse", "bbox_2d", (0, 0, 63, 15), (0.0, 0.0, 63.0, 15.25), 0.25, ScoreParts(0.5, 0.5)),),
     raw_output='{"a"\u2028}',
     finish_reason="stop",
@@ -28,7 +28,7 @@ def test_a_line_has_the_promised_keys_in_order() -> None:
     line = json.loads(result_to_line(RESULT))
     promised = ["image", "width", "height", "mode", "coord_mode", "gt", "pred", "raw_output", "errors"]
     assert list(line)[:9] == promised
-    assert line["gt"] == [{"type": "bbox_2d", "points": [0, 0, 63, 16], "desc": "cat"}]
+    assert line["gt"] == [{"type": "bbox_2d", "points": [0, 0, 63, 16], "points_exact": [0.0, 0.0, 63.0, 15.6], "desc": "cat"}]
     parts = {"desc": 0.5, "coord": 0.5}
     exact = [0.0, 0.0, 63.0, 15.25]
     assert line["pred"] == [{"type": "bbox_2d", "points": [0, 0, 63, 15], "points_exact": exact, "desc": "Käse", "score": 0.25, "score_parts": parts}]

@@ -80,7 +80,10 @@ def test_one_answer_is_read_in_one_space() -> None:
 def test_ground_truth_pixels_survive_their_quantization() -> None:
     pixels = Record("v:1", "a.png", 97, 211, (DetObject("cat", "bbox_2d", (3, 7, 96, 209)),), "pixel")
     bins = Record("v:1", "a.png", 97, 211, (DetObject("cat", "bbox_2d", (31, 33, 999, 994)),), "token")
-    assert ground_truth(pixels) == ground_truth(bins)
+    (from_pixels,), (from_bins,) = ground_truth(pixels), ground_truth(bins)
+    assert from_pixels.points == from_bins.points == (3, 7, 96, 209)
+    assert from_pixels.points_exact == (3.0, 7.0, 96.0, 209.0)
+    assert from_bins.points_exact == pytest.approx((31 / 999 * 96, 33 / 999 * 210, 96, 994 / 999 * 210))
 
 
 def test_ground_truth_without_extent_is_kept() -> None:
