@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import os
+import shutil
 import socket
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +21,19 @@ from typing import Any, Protocol
 
 import httpx
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from coordexp.generation.server_control import Control, ServerFacts
+from coordexp.types.errors import BackendError
 
 _BUCKET_BYTES = 64 * 1024**2
 """Of one broadcast buffer; larger tensors get a buffer of their own."""
 _SHARED_MEMORY = Path("/dev/shm")  # files in it get random names, for this user alone  # nosec B108
+_FOLDER_PREFIX = "coordexp-weights-"
+_ABANDONED_S = 900
+"""A folder of this age that nobody has locked belongs to a learner that was killed; a younger one may be about to be locked."""
 
 
 class Transfer(Protocol):
@@ -63,13 +71,22 @@ class GlooTransfer:
         timeout = datetime.timedelta(seconds=timeout_s)
         host = "127.0.0.1" if control.address.is_loopback else _own_address(control.address.host)
         world_size = 1 + facts.num_workers
-        store: Any = torch.distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-            host, control.address.group_port or 0, is_master=True, wait_for_workers=False, timeout=timeout
-        )
+        try:
+            store: Any = torch.distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+                host, control.address.group_port or 0, is_master=True, wait_for_workers=False, timeout=timeout
+            )
+        except RuntimeError as error:
+            what = f"the weight channel cannot listen on {host}, port {control.address.group_port or 'any'} ({_first_line(error)})"
+            raise BackendError(what, where=control.address.base_url, fix="choose another group_port, or leave it out") from error
         info = {"transport": "gloo", "host": host, "port": store.port, "world_size": world_size, "timeout_s": timeout_s}
         with ThreadPoolExecutor(max_workers=1) as other:
             joined = other.submit(control.post, "/init_weight_transfer_engine", {"init_info": info})
-            self._group: Any = torch.distributed.ProcessGroupGloo(store, 0, world_size, timeout)
+            try:
+                self._group: Any = torch.distributed.ProcessGroupGloo(store, 0, world_size, timeout)
+            except RuntimeError as error:
+                # that the server refused says more than that it did not come
+                joined.result()
+                raise httpx.ConnectTimeout(f"it did not join the weight channel ({_first_line(error)})") from error
             joined.result()
         self._store = store
 
@@ -91,7 +108,7 @@ class GlooTransfer:
                     flat = torch.cat([tensor.detach().reshape(-1) for _, tensor in bucket]).cpu()
                     self._group.broadcast([flat], options).wait()
             except RuntimeError as error:
-                raise httpx.ReadError(f"the broadcast broke ({str(error).splitlines()[0]})") from error
+                raise httpx.ReadError(f"the broadcast broke ({_first_line(error)})") from error
             received.result()
 
     def close(self) -> None:
@@ -168,13 +185,42 @@ class SharedFiles(contextlib.ExitStack):
 
 @contextlib.contextmanager
 def _shared_file(pairs: Sequence[tuple[str, Tensor]]) -> Iterator[Path]:
-    descriptor, name = tempfile.mkstemp(prefix="coordexp-weights-", suffix=".safetensors", dir=shared_memory_folder())
-    os.close(descriptor)
+    """In a folder of its own, which is locked while it is used.
+
+    Raises:
+        BackendError: there is no room for it.
+    """
+    place = shared_memory_folder() or Path(tempfile.gettempdir())
+    _remove_abandoned(place)
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=place))
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in pairs}, name)
-        yield Path(name)
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing counts as abandoned
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path = folder / "weights.safetensors"
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in pairs}, path)
+        except (OSError, SafetensorError) as error:
+            what = f"{place} does not take the weights ({_first_line(error)})"
+            raise BackendError(what, fix="make it larger (docker run --shm-size), or set rollout_matching.vllm.sync.transfer: gloo") from error
+        yield path
     finally:
-        Path(name).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(place: Path) -> None:
+    """What killed learners have left takes main memory until the machine starts anew."""
+    for path in place.glob(f"{_FOLDER_PREFIX}*"):
+        # what other users have, or what is in use
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_S:
+                    shutil.rmtree(path)
+            finally:
+                os.close(descriptor)
 
 
 def shared_memory_folder() -> Path | None:
@@ -201,6 +247,10 @@ def checksum(tensor: Tensor) -> int:
     """CRC-32 of the bytes, as `worker_extension` counts it."""
     raw: Any = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
     return zlib.crc32(raw)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _own_address(host: str) -> str:

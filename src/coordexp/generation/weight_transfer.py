@@ -117,7 +117,7 @@ class WeightPusher:
         for control in self._controls.values():
             if not control.address.is_loopback:
                 return f"{control.address.base_url} is another machine, which does not see the files of this one"
-            if self._is_reachable(control) and not self._facts[control.address].has_lora:
+            if self._trouble(control) is None and not self._facts[control.address].has_lora:
                 return f"{control.address.base_url} was started without --enable-lora"
         return None
 
@@ -179,8 +179,9 @@ class WeightPusher:
     def _send_twice(self, control: Control, send: Callable[[Control], dict[str, float]]) -> dict[str, float] | str:
         """Seconds, or why the server has not got it. A server that was restarted fails once: it knows nothing of the connection; then it gets a new one."""
         for is_last in (False, True):
-            if not self._is_reachable(control):
-                return "nothing answers there"
+            trouble = self._trouble(control)
+            if trouble is not None:
+                return trouble
             try:
                 return send(control)
             except httpx.HTTPError as error:
@@ -202,11 +203,11 @@ class WeightPusher:
         found = {facts.dtype for facts in self._facts.values()}
         return next(iter(found)) if len(found) == 1 else None
 
-    def _is_reachable(self, control: Control) -> bool:
-        """Whether it is there, connected, and the same process as at the last push."""
+    def _trouble(self, control: Control) -> str | None:
+        """None: it is there, connected, and the same process as at the last push."""
         if not control.is_healthy():
             self._forget(control)
-            return False
+            return "nothing answers there"
         state = self._pool.state(control.address)
         if state.needs_sync:
             # it may be a new process, which knows nothing of the old connection
@@ -215,10 +216,10 @@ class WeightPusher:
             if control.address not in self._transfers:
                 self._facts[control.address] = control.describe()
                 self._transfers[control.address] = self._connect(control, self._facts[control.address])
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
             self._forget(control)
-            return False
-        return True
+            return describe_trouble(error)
+        return None
 
     def _forget(self, control: Control) -> None:
         self._based.discard(control.address)
