@@ -8,7 +8,6 @@ judged on the rest. Intervals: 95 %, 1,000 resamples of the images, paired for d
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
