@@ -193,7 +193,7 @@ def main() -> None:
         work = Path(name).resolve()
         wheel, sdist = build(work)
         seen: dict[str, Any] = inspect(wheel, sdist) | {"core": []}
-        print(json.dumps(seen))
+        print(json.dumps(seen), flush=True)
         pythons = list(interpreters(args.python))
         results: list[dict[str, bytes]] = []
         for number, python in enumerate(pythons):
@@ -204,7 +204,7 @@ def main() -> None:
                 sys.exit(f"error: {python}: the core brings torch")
             results.append(use_core(folder, programs))
             seen["core"].append(facts | {"other_files": [name for name, content in results[-1].items() if content != results[0][name]]})
-            print(json.dumps(seen["core"][-1]))
+            print(json.dumps(seen["core"][-1]), flush=True)
         if not args.no_train:
             folder = work / "train"
             folder.mkdir()
