@@ -74,6 +74,7 @@ class ImageStore:
     def place(self, name: str, path: Path) -> str:
         """Bring an image file to its place; how a record refers to it."""
         if self._target is not None and not (target := self._target / name).exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):  # another process was faster
                 is_linked = link_or_copy(path.resolve(), target)
                 self.num_linked += is_linked
@@ -120,7 +121,6 @@ def link_or_copy(source: Path, target: Path) -> bool:
     Raises:
         FileExistsError: the target is there already.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except FileExistsError:

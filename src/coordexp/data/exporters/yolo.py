@@ -92,8 +92,9 @@ def _write_record(record: Record, writer: _Writer) -> None:
         image = image.with_stem(f"{image.stem}_")
     labels = label_path(image)
     writer.taken.add(labels)
+    for path in (image, labels):
+        path.parent.mkdir(parents=True, exist_ok=True)
     link_or_copy(source.resolve(), image)
-    labels.parent.mkdir(parents=True, exist_ok=True)
     lines = [_to_line(item, writer.numbers[item.desc], record.width, record.height) for item in to_pixels(record).objects]
     labels.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
