@@ -131,3 +131,17 @@ def test_a_run_without_trouble_says_so_in_its_summary(make_stage1: Stage1Maker) 
     assert (found["steps"], found["planned_steps"], found["first_step"], found["has_stopped_early"], found["final"]) == (2, 2, 0, False, "final")
     assert found["skipped"] == {"samples": 0, "records": []}
     assert skipped(run, "data/skipped_samples") == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_step_of_rollouts_none_of_whose_samples_can_be_read_is_one_of_weight_0(make_ab: Stage1Maker, scenes_jsonl: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(scenes_jsonl.parent, tmp_path / "scenes")
+    records = [json.loads(line) for line in scenes_jsonl.read_text().splitlines()]
+    for record in records[1:]:
+        image = folder / record["images"][0]
+        image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    alone = ("training.per_device_train_batch_size=1", "training.effective_batch_size=1", f"training.max_steps={len(records)}")
+    run = run_stage1(make_ab(f"custom.train_jsonl={folder}/{scenes_jsonl.name}", SKIP, "stage2_ab.schedule.b_ratio=1.0", *alone))
+    assert sum(skipped(run, "data/skipped_samples")) == len(records) - 1
+    assert sum(loss > 0 for loss in losses(run)) == 1
+    assert losses(run).count(0.0) == len(records) - 1

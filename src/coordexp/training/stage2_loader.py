@@ -111,8 +111,8 @@ class RolloutSteps:
         start = time.perf_counter()
         segments = [rollout.segment for rollout in rollouts]
         packs = self._rounds.pack(segments, chosen)
-        # every rank runs as many forwards as the one with the most
-        num_packs = max(gather_objects(len(packs), world_size=self._world_size))
+        # every rank runs as many forwards as the one with the most; one of weight 0 when no sample of the step could be read on any
+        num_packs = max(1, *gather_objects(len(packs), world_size=self._world_size))
         if num_packs > len(packs):
             packs = self._rounds.pack(segments, chosen, num_packs=num_packs)
         fold.add("time/post_rollout_pack_s", time.perf_counter() - start)
