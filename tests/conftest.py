@@ -159,6 +159,25 @@ def boxes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def encode_boxes(boxes_folder: Path) -> Callable[..., list[Any]]:
+    """The first records of `boxes_folder` as segments of a checkpoint. Example: `encode_boxes(loaded, 4)`"""
+    from coordexp.batching.prompt import PromptEncoder
+    from coordexp.data.convert import to_norm1000
+    from coordexp.data.jsonl import read_records
+    from coordexp.training.samples import SampleSettings, SegmentSource
+
+    def encode(loaded: Any, count: int) -> list[Any]:
+        records = [to_norm1000(record) for record in read_records(boxes_folder / "train.jsonl", dataset="boxes")]
+        encoder = PromptEncoder(loaded.processor)
+        source = SegmentSource(
+            records, image_root=boxes_folder, encoder=encoder, tokenizer=loaded.tokenizer, coord_vocab=loaded.coord_vocab, settings=SampleSettings()
+        )
+        return [source.encode(index, epoch=0) for index in range(count)]
+
+    return encode
+
+
+@pytest.fixture(scope="session")
 def scenes_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data file with 7 drawn scenes of the kind that the shipped checkpoint knows, 96 x 96 pixels, coordinates in bins."""
     from coordexp.data.synthetic import SceneSettings, write_scene_records

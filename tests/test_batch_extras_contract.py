@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,9 @@ import torch
 
 from coordexp.batching.collate import MODEL_INPUTS, BatchContractError, Collator, PackBatch, PaddedCollator
 from coordexp.batching.packed import PackedCollator
-from coordexp.batching.prompt import PromptEncoder
-from coordexp.data.convert import to_norm1000
-from coordexp.data.jsonl import read_records
 from coordexp.losses.rows import OutputHead
 from coordexp.models.head import forward_through_head
 from coordexp.models.load import LoadedModel, load_model
-from coordexp.training.samples import SampleSettings, SegmentSource
 from coordexp.types.sequences import Pack, Segment
 
 EXTRAS = {"sample_ids", "dataset_labels", "dataset_segments", "pack_num_samples", "token_types"}
@@ -31,17 +28,8 @@ def loaded(tiny_folder: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def segments(loaded: LoadedModel, boxes_folder: Path) -> list[Segment]:
-    records = [to_norm1000(record) for record in read_records(boxes_folder / "train.jsonl", dataset="boxes")]
-    source = SegmentSource(
-        records,
-        image_root=boxes_folder,
-        encoder=PromptEncoder(loaded.processor),
-        tokenizer=loaded.tokenizer,
-        coord_vocab=loaded.coord_vocab,
-        settings=SampleSettings(),
-    )
-    return [source.encode(index, epoch=0) for index in range(4)]
+def segments(loaded: LoadedModel, encode_boxes: Callable[..., list[Segment]]) -> list[Segment]:
+    return encode_boxes(loaded, 4)
 
 
 @pytest.fixture(scope="module", params=["PaddedCollator", "PackedCollator"])

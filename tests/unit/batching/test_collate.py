@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,8 @@ import pytest
 import torch
 
 from coordexp.batching.collate import PackBatch, PaddedCollator
-from coordexp.batching.prompt import PromptEncoder
 from coordexp.batching.rope import rope_positions
-from coordexp.data.convert import to_norm1000
-from coordexp.data.jsonl import read_records
 from coordexp.models.load import LoadedModel, load_model
-from coordexp.training.samples import SampleSettings, SegmentSource
 from coordexp.types.sequences import Pack, Segment
 
 torch.set_num_threads(1)
@@ -24,13 +21,8 @@ def loaded(tiny_folder: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def segments(loaded: LoadedModel, boxes_folder: Path) -> list[Segment]:
-    records = [to_norm1000(record) for record in read_records(boxes_folder / "train.jsonl", dataset="boxes")]
-    encoder = PromptEncoder(loaded.processor)
-    source = SegmentSource(
-        records, image_root=boxes_folder, encoder=encoder, tokenizer=loaded.tokenizer, coord_vocab=loaded.coord_vocab, settings=SampleSettings()
-    )
-    return [source.encode(index, epoch=0) for index in range(4)]
+def segments(loaded: LoadedModel, encode_boxes: Callable[..., list[Segment]]) -> list[Segment]:
+    return encode_boxes(loaded, 4)
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,16 @@ from coordexp.generation.protocol import BackendInfo, GenerationRequest
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model, placeholder_ids
 from coordexp.rollout.desc import DescJudge
+from coordexp.rollout.meeting import Meeting
+from coordexp.rollout.policy_clock import PolicyClock
 from coordexp.rollout.producer import MatchSettings, RolloutProducer, RolloutReader, TargetSettings
 from coordexp.rollout.samples import RolloutTask
 from coordexp.targets.supervision import stage2_ab_table
 from coordexp.training.samples import SampleSettings, SegmentSource
 from coordexp.types.records import DetObject
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
+
+from .timers import WatchedTimer
 
 torch.set_num_threads(1)
 
@@ -51,6 +55,16 @@ class ScriptedBackend:
 
     def close(self) -> None:
         return None
+
+
+@pytest.fixture
+def timer() -> WatchedTimer:
+    return WatchedTimer()
+
+
+@pytest.fixture
+def clock(timer: WatchedTimer) -> PolicyClock:
+    return PolicyClock(Meeting(timer))
 
 
 @pytest.fixture(scope="session")

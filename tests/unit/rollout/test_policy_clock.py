@@ -19,16 +19,6 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-@pytest.fixture
-def timer() -> WatchedTimer:
-    return WatchedTimer()
-
-
-@pytest.fixture
-def clock(timer: WatchedTimer) -> PolicyClock:
-    return PolicyClock(Meeting(timer))
-
-
 def generate(clock: PolicyClock, number: int) -> int:
     with clock.generation(number, timeout_s=10) as version:
         return version

@@ -29,16 +29,6 @@ def sync(clock: PolicyClock, times: int = 1) -> None:
 
 
 @pytest.fixture
-def timer() -> WatchedTimer:
-    return WatchedTimer()
-
-
-@pytest.fixture
-def clock(timer: WatchedTimer) -> PolicyClock:
-    return PolicyClock(Meeting(timer))
-
-
-@pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as threads:
         yield threads

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from coordexp.batching.collate import PackBatch, PaddedCollator
-from coordexp.batching.prompt import PromptEncoder
-from coordexp.data.convert import to_norm1000
-from coordexp.data.jsonl import read_records
 from coordexp.models.load import LoadedModel, load_model
 from coordexp.training.memory import MemoryEstimate, estimate_memory
-from coordexp.training.samples import SampleSettings, SegmentSource
-from coordexp.types.sequences import Pack
+from coordexp.types.sequences import Pack, Segment
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +20,9 @@ def loaded(tiny_folder: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def batch(loaded: LoadedModel, boxes_folder: Path) -> PackBatch:
-    records = [to_norm1000(record) for record in read_records(boxes_folder / "train.jsonl")]
-    source = SegmentSource(
-        records,
-        image_root=boxes_folder,
-        encoder=PromptEncoder(loaded.processor),
-        tokenizer=loaded.tokenizer,
-        coord_vocab=loaded.coord_vocab,
-        settings=SampleSettings(),
-    )
+def batch(loaded: LoadedModel, encode_boxes: Callable[..., list[Segment]]) -> PackBatch:
     collator = PaddedCollator(pad_token_id=0, image_token_id=int(loaded.model.config.image_token_id), merge_size=2)
-    return collator(Pack(segments=tuple(source.encode(index, epoch=0) for index in range(8))))
+    return collator(Pack(segments=tuple(encode_boxes(loaded, 8))))
 
 
 def estimate(loaded: LoadedModel, batch: PackBatch, *, is_half: bool = False, is_checkpointed: bool = False, optim: str = "adamw_torch") -> MemoryEstimate:
