@@ -10,6 +10,7 @@ from PIL import Image
 
 from coordexp.config.loading import load_config
 from coordexp.config.prepare import PrepareConfig
+from coordexp.data import chunks
 from coordexp.data.cards import card_path
 from coordexp.data.jsonl import read_records
 from coordexp.data.synthetic import SceneSettings, write_coco_dataset
@@ -60,6 +61,20 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     assert [(step.name, step.sentence) for step in second.steps] == [(step.name, step.sentence) for step in first.steps]
     assert "  rescale: 3 images, " in second.sentence()
     assert second.sentence().count("(unchanged, reused)") == 4
+
+
+def test_the_number_of_processes_changes_no_byte_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 200)  # a record each
+    prepare(tmp_path / "one")
+    (split,) = prepare(tmp_path / "two", "workers=2")
+    assert len(redone(split)) == 4
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        kept = [path for path in (folder / "out").rglob("*.*") if path.is_file() and ".steps" not in path.parts and path.name != ".imported"]
+        return {str(path.relative_to(folder)): path.read_bytes().replace(str(folder).encode(), b"") for path in kept}
+
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert redone(prepare(tmp_path / "two")[0]) == []
 
 
 def test_a_changed_option_repeats_only_what_depends_on_it(tmp_path: Path) -> None:
