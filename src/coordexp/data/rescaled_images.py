@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import os
@@ -17,8 +16,7 @@ import PIL
 from PIL import Image, PngImagePlugin
 
 from coordexp.data.images import load_image, resize_image
-from coordexp.types.errors import OutputError
-from coordexp.types.files import translate_os_errors
+from coordexp.types.files import claim, translate_os_errors
 
 _DIGEST_KEY = "coordexp-source"
 _COMPRESSION = 3
@@ -99,22 +97,12 @@ def claim_images(output: Path) -> Generator[None]:
     images = image_folder(output)
     with translate_os_errors(images):
         images.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(images, os.O_RDONLY)
     try:
-        _lock(descriptor, images)
-        for leftover in [*images.rglob(".*.part"), *output.parent.glob(f"{glob.escape(f'.{output.name}.')}*.part")]:
-            leftover.unlink(missing_ok=True)
-        yield
+        # without locks, two runs at once would only make the same images twice
+        with claim(images, who="rescale", fix="wait for it, or choose another folder"):
+            for leftover in [*images.rglob(".*.part"), *output.parent.glob(f"{glob.escape(f'.{output.name}.')}*.part")]:
+                leftover.unlink(missing_ok=True)
+            yield
     finally:
-        os.close(descriptor)
         if not any(images.iterdir()):
             remove_empty_folders([images], output.parent)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError("another rescale is writing here", where=str(folder), fix="wait for it, or choose another folder") from error
-    except OSError:  # a file system without locks: two runs at once would only make the same images twice
-        return

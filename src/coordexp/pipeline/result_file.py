@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +12,7 @@ from typing import Any
 
 from coordexp.pipeline.artifacts import result_to_line
 from coordexp.pipeline.journal import Journal, WindowMark, check_bytes, mark_line, read_journal, start_line
-from coordexp.types.errors import OutputError
-from coordexp.types.files import ensure_output_folder, translate_os_errors
+from coordexp.types.files import ensure_output_folder, refuse_taken, translate_os_errors
 from coordexp.types.predictions import SampleResult
 
 
@@ -54,7 +52,7 @@ class ResultWriter:
         with translate_os_errors(self.partial):
             self._stream = os.fdopen(os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
             try:
-                _lock(self._stream.fileno(), self.path)
+                refuse_taken(self._stream.fileno(), self.path, who="run", fix="wait for it, or choose another run.name")
                 self._check_place()
                 self._open_journal(is_new=is_new)
             except BaseException:
@@ -126,12 +124,3 @@ class ResultWriter:
         if not self.done.num_bytes:
             self._notes.write(start_line(self._fingerprint))
             self._notes.flush()
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError("another run is writing here", where=str(path), fix="wait for it, or choose another run.name") from error
-    except OSError:  # a file system without locks
-        return

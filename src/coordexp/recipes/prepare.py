@@ -15,6 +15,7 @@ from coordexp.config.prepare import PrepareConfig, SplitSource
 from coordexp.data.cards import write_card
 from coordexp.data.convert import convert_file, converted_path
 from coordexp.data.filtering import FilterSettings, filter_file, filtered_path
+from coordexp.data.image_files import no_empty_folders
 from coordexp.data.importers.run import import_source
 from coordexp.data.presets import RescalePreset, parse_preset
 from coordexp.data.rescale import rescale_dataset
@@ -22,7 +23,7 @@ from coordexp.data.validate import validate_file
 from coordexp.pipeline.steps import StepChain
 from coordexp.recipes.prepare_sources import import_options, open_source, source_stamp, tree_stamp
 from coordexp.types.errors import DataError
-from coordexp.types.files import file_sha256
+from coordexp.types.files import claim, file_sha256, translate_os_errors
 from coordexp.types.progress import NoProgress, Progress
 
 
@@ -101,10 +102,13 @@ def run_prepare(loaded: Loaded[PrepareConfig], *, command: str | None = None, pr
     said = command or f"coordexp data prepare {loaded.path or ''}".strip()
     progress = progress or NoProgress()
     prepared: dict[str, PreparedSplit] = {}
-    for name, source in (("val", config.splits.val), ("train", config.splits.train)):
-        if source is not None:
-            against = _filtered(prepared["val"]) if name == "train" and "val" in prepared and _keeps_apart(config) else None
-            prepared[name] = _prepare_split(source, name=name, config=config, preset=preset, against=against, command=said, progress=progress)
+    with no_empty_folders(config.output), translate_os_errors(config.output):
+        config.output.mkdir(parents=True, exist_ok=True)
+        with claim(config.output, who="preparation", fix="wait for it, or choose another output folder"):
+            for name, source in (("val", config.splits.val), ("train", config.splits.train)):
+                if source is not None:
+                    against = _filtered(prepared["val"]) if name == "train" and "val" in prepared and _keeps_apart(config) else None
+                    prepared[name] = _prepare_split(source, name=name, config=config, preset=preset, against=against, command=said, progress=progress)
     return tuple(prepared[name] for name in ("train", "val") if name in prepared)
 
 

@@ -40,6 +40,7 @@ from coordexp.training.stage2_loader import Stage2Loader
 from coordexp.training.step_loader import StepLoader
 from coordexp.training.summary import SUMMARY_NAME, RunSummary, write_summary
 from coordexp.training.trainer import StepTrainer
+from coordexp.types.files import claim
 from coordexp.types.progress import NoProgress, Progress
 
 
@@ -54,16 +55,32 @@ def run_stage1(loaded: Loaded[TrainConfig], *, argv: Sequence[str] = (), progres
     progress = (progress or NoProgress()) if process.is_main_process else NoProgress()
     config = loaded.config
     parts = prepare_stage1(config, world_size=process.num_processes, progress=progress)
-    ranks = {"rank": process.process_index, "world_size": process.num_processes}
     # read now: the checkpoint may be gone when the run ends (training.save_total_limit)
     first_step = run_folder.read_step(parts.resume) if parts.resume else 0
     if parts.resume is not None and first_step >= parts.num_steps:
         return _finish_resumed(parts.resume, parts.num_steps, config=config, process=process, progress=progress)
+    with contextlib.ExitStack() as claims:
+        return _run(loaded, parts, argv=argv, first_step=first_step, process=process, progress=progress, claims=claims)
+
+
+def _run(
+    loaded: Loaded[TrainConfig],
+    parts: Stage1Parts,
+    *,
+    argv: Sequence[str],
+    first_step: int,
+    process: PartialState,
+    progress: Progress,
+    claims: contextlib.ExitStack,
+) -> Path:
+    """The run folder is ours until `claims` ends."""
+    config = loaded.config
+    ranks = {"rank": process.process_index, "world_size": process.num_processes}
     engine = None if config.custom.trainer_variant is None else build_engine(config, parts, say=progress.say, **ranks)
     with contextlib.ExitStack() as ends:
         if engine is not None:
             ends.callback(engine.close)
-        folder = _start_run(loaded, parts, argv=argv, process=process, progress=progress)
+        folder = _start_run(loaded, parts, argv=argv, process=process, progress=progress, claims=claims)
         trainer, loader = build_trainer(config, parts, folder=folder, progress=progress, process=process, engine=engine)
         ends.callback(loader.close)
         start = time.perf_counter()
@@ -152,26 +169,32 @@ def _callbacks(config: TrainConfig, parts: Stage1Parts, *, folder: Path, progres
     return callbacks
 
 
-def _start_run(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[str], process: PartialState, progress: Progress) -> Path:
+def _start_run(
+    loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[str], process: PartialState, progress: Progress, claims: contextlib.ExitStack
+) -> Path:
     """The run folder with its metadata: a new one, or the one that goes on. Rank 0 writes, all learn its path."""
     shared: list[Any] = [None]
     if process.is_main_process:
-        shared[0] = str(_open_run_folder(loaded, parts, argv=argv, world_size=process.num_processes, progress=progress))
+        shared[0] = str(_open_run_folder(loaded, parts, argv=argv, world_size=process.num_processes, progress=progress, claims=claims))
     broadcast_object_list(shared)
     return Path(shared[0])
 
 
-def _open_run_folder(loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[str], world_size: int, progress: Progress) -> Path:
+def _open_run_folder(
+    loaded: Loaded[TrainConfig], parts: Stage1Parts, *, argv: Sequence[str], world_size: int, progress: Progress, claims: contextlib.ExitStack
+) -> Path:
     training = loaded.config.training
     facts = _facts(loaded, parts, argv=argv, world_size=world_size)
     run = run_folder.run_of(parts.resume) if parts.resume else None
     if run is not None and parts.resume is not None:
+        claims.enter_context(claim(run, who="training", fix="wait for its end, or start a new run without training.resume_from_checkpoint"))
         step = run_folder.read_step(parts.resume)
         RunLog(run / run_folder.LOG_NAME).rewind(step)
         changed = add_resume(run / run_folder.METADATA_NAME, facts, checkpoint=parts.resume, step=step)
         progress.say(f"resuming {run} after step {step}" + (f"; changed since then: {', '.join(changed)}" if changed else ""))
         return run
     folder = run_folder.create_run_folder(training.output_dir, training.run_name)
+    claims.enter_context(claim(folder, who="training", fix="start again"))
     write_metadata(folder / run_folder.METADATA_NAME, facts)
     shape, trainable = parts.shape, parts.tuned.num_trainable
     unit = "rows" if training.packing else "samples"

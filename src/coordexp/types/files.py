@@ -168,6 +168,36 @@ def _workspace(parent: Path, name: str) -> Generator[Path]:
 
 
 @contextmanager
+def claim(folder: Path, *, who: str, fix: str) -> Generator[None]:
+    """The folder belongs to this process until the block, or the process, ends.
+
+    Args:
+        folder: exists.
+        who: what writes there, for the error: `training`.
+        fix: what to do when somebody else has it.
+
+    Raises:
+        OutputError: another process has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        refuse_taken(descriptor, folder, who=who, fix=fix)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def refuse_taken(descriptor: int, place: Path, *, who: str, fix: str) -> None:
+    """Lock an open file or folder for as long as it is open; raises OutputError where another process has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(f"another {who} is writing here", where=str(place), fix=fix) from error
+    except OSError:  # a file system without locks
+        return
+
+
+@contextmanager
 def _lock(folder: Path) -> Generator[bool]:
     """Whether the folder was free; then it is ours until the block, or the process, ends."""
     descriptor = os.open(folder, os.O_RDONLY)
