@@ -97,6 +97,7 @@ class StepTrainer(Trainer):
         self._part_rates = part_rates
         self._save_delay_steps = save_delay_steps
         self._fold = MetricFold()
+        self._begun = time.perf_counter()
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
 
     @property
@@ -202,7 +203,13 @@ class StepTrainer(Trainer):
         if "loss" in logs:
             logs = {**logs, **self._gather(self._fold).values()}
             self._fold = MetricFold()
-        super().log(logs, start_time)
+        super().log(self._measured(logs) if "train_runtime" in logs else logs, start_time)
+
+    def _measured(self, logs: dict[str, float]) -> dict[str, float]:
+        """Trainer takes the time of a training from the clock of the day, which can be set back meanwhile: ours cannot."""
+        seconds = time.perf_counter() - self._begun
+        speeds = {key: logs[key] * logs["train_runtime"] / seconds for key in ("train_samples_per_second", "train_steps_per_second") if key in logs}
+        return logs | {"train_runtime": seconds} | speeds
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Loss and metrics on the evaluation packs, by the same objective and denominators: `eval_loss` compares with `loss`; and what `detect` finds."""
@@ -278,6 +285,7 @@ class StepTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As Trainer does it; the weights of a checkpoint are read before the model is split over processes."""
+        self._begun = time.perf_counter()
         if self.is_fsdp_enabled and isinstance(resume_from_checkpoint, str):
             self.is_fsdp_enabled = False
             super()._load_from_checkpoint(resume_from_checkpoint)

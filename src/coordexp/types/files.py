@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import glob
@@ -17,6 +18,8 @@ from typing import IO
 from coordexp.types.errors import OutputError
 
 _PART = ".part"
+_MOVES = 100
+"""Tries against others who write the same folder."""
 _CANNOT_WRITE = {
     errno.ENOSPC: "no space left on the device",
     errno.EDQUOT: "the disk quota is used up",
@@ -112,9 +115,21 @@ def atomic_folder(path: Path) -> Generator[Path]:
             new = work / "new"
             new.mkdir()
             yield new
-            if path.exists():
-                path.rename(work / "previous")
+            _take_place(new, path, work)
+
+
+def _take_place(new: Path, path: Path, work: Path) -> None:
+    """What is at `path` goes to `work`. Another process may put its own folder there between the two moves: then that one goes too."""
+    for number in range(_MOVES):
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(work / f"previous{number}")
+        try:
             new.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or number == _MOVES - 1:
+                raise
+        else:
+            return
 
 
 @contextmanager
@@ -155,7 +170,7 @@ def _can_be_moved(folder: Path) -> bool:
 def _workspace(parent: Path, name: str) -> Generator[Path]:
     """A hidden folder in `parent`, gone when the block ends. Those of the same name that killed processes left there go first."""
     for leftover in parent.glob(f"{glob.escape(f'.{name}.')}*{_PART}"):
-        with _lock(leftover) as is_free:
+        with contextlib.suppress(FileNotFoundError), _lock(leftover) as is_free:  # its own process may remove it now
             if is_free:
                 shutil.rmtree(leftover, ignore_errors=True)
     made = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}.", suffix=".made"))

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def test_a_new_folder_replaces_every_file_of_the_old_one(tmp_path: Path) -> None
 HOLD = """
 import sys, time
 from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from coordexp.types.files import atomic_folder
 with atomic_folder(Path(sys.argv[1])) as folder:
     (folder / "half.json").write_text("1")
@@ -130,3 +132,16 @@ def test_a_file_does_not_take_the_place_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a folder, not a file; name a file in it"):
         write_text(tmp_path, "text")
     assert list(tmp_path.parent.glob("*.part")) == []
+
+
+def test_folders_that_are_replaced_by_many_at_once_are_always_one_of_theirs(tmp_path: Path) -> None:
+    def replace_it(number: int) -> None:
+        for _ in range(50):
+            with atomic_folder(tmp_path / "out") as folder:
+                (folder / "who").write_text(str(number))
+                (folder / "again").write_text(str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(replace_it, range(4)))
+    assert len({path.read_text() for path in (tmp_path / "out").iterdir()}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
