@@ -12,6 +12,7 @@ from typing import Any
 
 from coordexp.pipeline.artifacts import result_to_line
 from coordexp.pipeline.journal import Journal, WindowMark, check_bytes, mark_line, read_journal, start_line
+from coordexp.types.errors import OutputError
 from coordexp.types.files import ensure_output_folder, refuse_taken, translate_os_errors
 from coordexp.types.predictions import SampleResult
 
