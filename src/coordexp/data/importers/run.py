@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass
@@ -71,28 +71,25 @@ def import_source(source: Source, *, output: Path, options: ImportOptions, worke
     refuse_replacing(output, source.inputs)
     workers = choose_workers(workers, num_items=_MANY if source.num_images is None else source.num_images // _BATCH)
     summary = ImportSummary()
-    with (
-        no_empty_folders(output.parent / "images"),
-        open_image_store(source.image_root, output) as store,
-        closing(_import_all(source, store, options, workers)) as parts,
-    ):
-        # the images are in their place when the last line has been taken, and so before the record file is
-        tracked = (progress or NoProgress()).track(parts, "import", total=source.num_images, count=lambda part: part.num_read)
-        write_lines(output, _take_lines(tracked, source, summary))
+    with no_empty_folders(output.parent / "images"), closing(_lines(source, output, options, workers, summary, progress or NoProgress())) as lines:
+        write_lines(output, lines)
     return summary
 
 
-def _take_lines(parts: Iterable[_Part], source: Source, summary: ImportSummary) -> Iterator[bytes]:
+def _lines(source: Source, output: Path, options: ImportOptions, workers: int, summary: ImportSummary, progress: Progress) -> Generator[bytes]:
+    """The images are in their place when the last line has been taken, and so before the record file is."""
     names = array("q")
     """Hashes of them, which take less memory."""
-    for part in parts:
-        add_counts(summary, part.summary)
-        names.extend([hash(name) for name in part.names])
-        yield part.lines
-    summary.notes[_AGAIN] += len(names) - len(np.unique(np.frombuffer(names, dtype=np.int64)))
-    summary.notes.update(source.notes)
-    if not summary.num_images:
-        raise DataError(f"no image is left: {summary.sentence()}", where=source.title, fix="check the path and the options")
+    with open_image_store(source.image_root, output) as store:
+        with closing(_import_all(source, store, options, workers)) as parts:
+            for part in progress.track(parts, "import", total=source.num_images, count=lambda part: part.num_read):
+                add_counts(summary, part.summary)
+                names.extend([hash(name) for name in part.names])
+                yield part.lines
+        summary.notes[_AGAIN] += len(names) - len(np.unique(np.array(names, dtype=np.int64)))
+        summary.notes.update(source.notes)
+        if not summary.num_images:
+            raise DataError(f"no image is left: {summary.sentence()}", where=source.title, fix="check the path and the options")
 
 
 @dataclass(frozen=True, slots=True)
