@@ -19,6 +19,7 @@ from coordexp.geometry.masks import mask_iou, ring_to_mask
 from coordexp.geometry.polygons import is_canonical, ring_to_box
 from coordexp.geometry.simplify import convex_hull, simplify_ring
 from coordexp.types.errors import DataError
+from coordexp.types.progress import NoProgress
 from coordexp.types.records import Record
 
 SIDE = 64
@@ -223,6 +224,23 @@ def test_nothing_left_is_an_error_that_says_what_went(take: Callable[..., Any]) 
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         ImportOptions(**options)
+
+
+def test_the_images_are_in_their_place_before_the_record_file_is(tmp_path: Path, paint: Callable[..., Path]) -> None:
+    paint(tmp_path / "raw/0.png", SIDE, SIDE)
+    output = tmp_path / "out/a.jsonl"
+
+    class Obstacle(NoProgress):
+        """Comes when the last image has been taken."""
+
+        def track(self, items: Any, description: str, *, total: int | None = None, count: Any = None) -> Any:
+            yield from items
+            output.mkdir()
+
+    source = Source("test", tmp_path / "raw", lambda: iter([SourceImage("0.png", "image 0", [box("a", 0, 0, 9, 9)])]))
+    with pytest.raises(IsADirectoryError):
+        import_source(source, output=output, options=ImportOptions(), progress=Obstacle())
+    assert (tmp_path / "out/images/a/0.png").is_file()
 
 
 def test_records_are_written_while_the_source_is_read(tmp_path: Path, paint: Callable[..., Path]) -> None:
