@@ -52,6 +52,7 @@ def run(*command: str | Path, cwd: Path) -> str:
     own = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": str(cwd),
+        "XDG_CONFIG_HOME": os.environ.get("XDG_CONFIG_HOME", str(Path.home() / ".config")),  # where pip has its mirrors
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
