@@ -24,6 +24,7 @@ from coordexp.generation.vllm_requests import ModelFacts
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.load import LoadedModel, load_model
 from coordexp.types.constraint import ConstraintSpec
+from coordexp.types.errors import BackendError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings, RepeatLimits
 
 SETTINGS = GenerationSettings(max_new_tokens=128)
@@ -53,11 +54,28 @@ def answers(backend: VllmEngineBackend, requests: list[GenerationRequest]) -> It
     yield "info", [backend.info.type, backend.info.dtype, backend.info.device]
 
 
+def errors_when_broken(backend: VllmEngineBackend, requests: list[GenerationRequest]) -> list[str]:
+    """The kinds of error of one attempt after the other, when every step of the engine fails."""
+
+    def step() -> None:
+        raise RuntimeError("the device is gone")
+
+    backend.engine.llm_engine.step = step
+    kinds: list[str] = []
+    for _ in range(6):
+        try:
+            backend.generate(requests, SETTINGS)
+        except BackendError as error:
+            kinds.append(type(error).__name__)
+    return kinds
+
+
 if __name__ == "__main__":
     model = load_model(tiny_checkpoint(), dtype="float32")
     options = EngineOptions(model=tiny_checkpoint(), dtype="float32", max_model_len=2048, max_num_seqs=32, constrained=True)
     engine = VllmEngineBackend(options, facts=ModelFacts.of(model), tokenizer=model.tokenizer)  # pyright: ignore[reportArgumentType]
     found = dict(answers(engine, make_requests(model)))
+    found["broken"] = errors_when_broken(engine, make_requests(model)[:1])
     engine.close()
     Path(sys.argv[1]).write_text(json.dumps(found))
     sys.exit(main(["infer", "--config", sys.argv[2]]))

@@ -38,6 +38,8 @@ class EngineLoop:
         self._is_closed = False
         self._owners: dict[str, _Job] = {}
         """By request id, under way; of the thread alone."""
+        self.num_broken_steps = 0
+        """Steps that raised, since the last answer."""
         self._device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         self._thread = threading.Thread(target=self._drive, name="vllm-engine", daemon=True)
         self._thread.start()
@@ -95,8 +97,10 @@ class EngineLoop:
                 raise RuntimeError("vLLM has no answer for a request that it took")
             for answer in self._llm.llm_engine.step():
                 if answer.finished:
+                    self.num_broken_steps = 0
                     self._keep(answer)
         except BaseException as error:  # noqa: BLE001 (raised again where its caller waits)
+            self.num_broken_steps += 1
             self._fail(error, [])
 
     def _keep(self, answer: Any) -> None:

