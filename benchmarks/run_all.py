@@ -44,7 +44,7 @@ def measure(benchmark: Benchmark, *, is_long: bool, folder: Path = FOLDER) -> Ru
         values = figure_values(benchmark, found, is_long=is_long)
     except KeyError as error:
         raise SystemExit(f"error: {benchmark.script}: its JSON has no {error}") from error
-    return Run(machine, values, round(time.perf_counter() - start, 1), usage.ru_maxrss // 1024)
+    return Run(machine, values, round(time.perf_counter() - start, 1), round(usage.ru_utime + usage.ru_stime, 1), usage.ru_maxrss // 1024)
 
 
 def run_all(benchmarks: list[Benchmark], *, is_long: bool, measured_path: Path = MEASURED, page: Path = PAGE, folder: Path = FOLDER) -> int:
@@ -58,9 +58,8 @@ def run_all(benchmarks: list[Benchmark], *, is_long: bool, measured_path: Path =
             print(error, flush=True)
             failed.append(benchmark.name)
             continue
-        print(
-            f"== {benchmark.name}: {run.seconds:.1f} s{', more than its quick form should take' if not is_long and run.seconds > QUICK_S else ''}", flush=True
-        )
+        is_slow = not is_long and run.seconds > QUICK_S
+        print(f"== {benchmark.name}: {run.seconds:.1f} s, {run.cpu_s:.1f} CPU s{', more than its quick form should take' if is_slow else ''}", flush=True)
         measured[form][benchmark.name] = run
         write_measured(measured, measured_path)
         write_between(page, MARK, table(measured))

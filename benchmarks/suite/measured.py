@@ -29,6 +29,8 @@ class Run:
     figures: dict[str, float]
     seconds: float | None = None
     """Wall time; None where a section of the page tells it."""
+    cpu_s: float | None = None
+    """Of all its processes, which other work on the machine moves less."""
     peak_mb: int | None = None
 
 
@@ -97,14 +99,15 @@ def table(measured: Measured) -> str:
             goal = figure.shown_goal + (": missed" if (benchmark, figure) in [(other, miss) for other, miss, _ in missed] else "")
             lines.append(f"| `{figure.key}`: {figure.meaning} | {quick} | {long} | {goal} | {figure.peer or '–'} |")
     lines += ["", *(f"- `{figure.key}` is {_shown(value)}, its goal {figure.shown_goal}. What bounds it: {figure.bound}." for _, figure, value in missed)]
-    lines += ["", "| command | seconds | peak MB | machine |", "|---|---|---|---|"]
+    lines += ["", "| command | seconds | CPU seconds | peak MB | machine |", "|---|---|---|---|---|"]
     for form in ("quick", "long"):
         for benchmark in SUITE:
             run = measured[form].get(benchmark.name)
             if run is not None:
                 flag = " --quick" if form == "quick" else ""
                 note = f" ({benchmark.note})" if benchmark.note and form == "quick" else ""
-                lines.append(f"| `python benchmarks/{benchmark.script}{flag}`{note} | {_shown(run.seconds)} | {_shown(run.peak_mb)} | {run.machine} |")
+                cost = " | ".join(_shown(value) for value in (run.seconds, run.cpu_s, run.peak_mb))
+                lines.append(f"| `python benchmarks/{benchmark.script}{flag}`{note} | {cost} | {run.machine} |")
     return "\n".join(lines)
 
 
