@@ -74,6 +74,9 @@ def fit_calibration(
         if number < _FEWEST:
             what = f"{number} of {len(judged.scores)} predictions are {name}: at least {_FEWEST} are needed to fit a curve"
             raise DataError(what, where=str(predictions), fix="use more validation images")
+    if len(np.unique(judged.image)) < 2:
+        what = f"all {len(judged.scores)} predictions are of one image, and a curve is judged on images that it has not seen"
+        raise DataError(what, where=str(predictions), fix="use more validation images")
     fit = _fitter(method, judged)
     everything = np.ones(len(judged.scores), dtype=np.bool_)
     raw = calibration(judged.scores, judged.is_right)
@@ -235,9 +238,10 @@ def _cross_validated(judged: JudgedScores, fit: Callable[[Bools], _Curve]) -> Fl
 
 
 def _folds(image: Ints) -> Iterator[Bools]:
-    """Masks of the rows that are held out; images are dealt out at random, always in the same way."""
-    order = np.random.default_rng(_SEED).permutation(int(image.max()) + 1)
+    """Masks of the rows that are held out; images with predictions are dealt out at random, always in the same way."""
+    images, place = np.unique(image, return_inverse=True)
+    order = np.random.default_rng(_SEED).permutation(len(images))
     for fold in range(NUM_FOLDS):
-        held_out = order[image] % NUM_FOLDS == fold
+        held_out = order[place] % NUM_FOLDS == fold
         if held_out.any():
             yield held_out

@@ -41,6 +41,19 @@ def overconfident(num_images: int, *, seed: int, **line: Any) -> list[Record]:
     return records
 
 
+def below_each_other(records: list[Record]) -> Record:
+    """All objects of several images in one."""
+
+    def moved(key: str) -> list[Record]:
+        return [
+            {**item, "points": [value + 300 * number * (axis % 2) for axis, value in enumerate(item["points"])]}
+            for number, record in enumerate(records)
+            for item in record[key]
+        ]
+
+    return {**records[0], "height": 300 * len(records), "gt": moved("gt"), "pred": moved("pred")}
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     def write_records(records: list[Record], name: str = "gt_vs_pred.jsonl") -> Path:
@@ -127,6 +140,7 @@ REFUSED: dict[str, tuple[list[Record], str]] = {
     "constant scores": (overconfident(30, seed=0, score_source="constant"), "the backend gave no probabilities"),
     "calibrated before": (overconfident(30, seed=0, score_source="calibrated"), "calibrated already"),
     "too few": (overconfident(4, seed=0), "at least 10 are needed"),
+    "one image": ([below_each_other(overconfident(20, seed=0))], "all 60 predictions are of one image"),
     "no scores": ([{**overconfident(1, seed=0)[0], "pred": [{"type": "bbox_2d", "points": [1, 1, 9, 9], "desc": "cat"}]}], "has no score"),
 }
 
@@ -138,6 +152,15 @@ def test_what_cannot_be_fitted_on_is_refused_and_nothing_written(
     assert main(["calibrate", "--pred_jsonl", str(write(records)), "--out", str(tmp_path / "c.json")]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+def test_two_images_with_predictions_are_enough_wherever_they_stand_among_those_without(method: str, write, tmp_path: Path) -> None:
+    first, second = (below_each_other(overconfident(20, seed=seed)) for seed in (0, 1))
+    for place in range(1, 8):
+        records = [first, *[{**first, "pred": []}] * 7]
+        records[place] = second
+        assert main(["calibrate", "--pred_jsonl", str(write(records)), "--out", str(tmp_path / "c.json"), "--method", method]) == 0
 
 
 def test_a_bad_line_in_the_middle_leaves_no_output(write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
