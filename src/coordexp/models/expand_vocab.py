@@ -20,12 +20,13 @@ from tokenizers import AddedToken
 
 from coordexp.codec.coord_tokens import coord_tokens
 from coordexp.codec.text_tokenizer import TextTokenizer
+from coordexp.models.disk import DiskErrors
 from coordexp.models.load import DTYPES, check_checkpoint, read_config, weight_files
 from coordexp.models.processor import load_processor
 from coordexp.models.tiny import coord_embeddings
 from coordexp.models.weights import set_config_dtype
 from coordexp.types.errors import CheckpointError
-from coordexp.types.files import atomic_folder, translate_os_errors
+from coordexp.types.files import atomic_folder
 
 _EMBEDDING: Final = "embed_tokens.weight"
 _HEAD: Final = "lm_head.weight"
@@ -72,7 +73,7 @@ def expand_vocab(src: Path, dst: Path, *, dtype: str | None = None, pad_to_multi
     ids = _add_tokens(tokenizer, src, num_rows=rows_before)
     rows_after = -(-max(rows_before, max(ids) + 1) // pad_to_multiple_of) * pad_to_multiple_of
     rows = _NewRows(ids=ids, digits=digits, num_rows=rows_after)
-    with atomic_folder(dst) as folder, translate_os_errors(dst):
+    with atomic_folder(dst) as folder, DiskErrors(dst.parent):
         _copy_files(src, folder)
         tokenizer.save_pretrained(folder)
         _write_config(src, folder, num_rows=rows_after, dtype=dtype)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from coordexp.models.disk import DiskErrors
 from coordexp.models.load import LoadedModel
 from coordexp.models.weights import write_weights
 from coordexp.types.files import atomic_folder
@@ -29,7 +30,7 @@ def save_checkpoint(loaded: LoadedModel, dst: Path, *, dtype: torch.dtype | None
         OutputError: the folder cannot be written.
     """
     carried = {name: (loaded.path / name).read_bytes() for name in _CARRIED if (loaded.path / name).is_file()}
-    with atomic_folder(dst) as folder:
+    with atomic_folder(dst) as folder, DiskErrors(dst.parent):
         write_weights(loaded.model, folder, dtype=dtype, state=state)
         loaded.tokenizer.save_pretrained(folder)
         for name, content in carried.items():

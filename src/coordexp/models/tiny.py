@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from coordexp.codec.coord_tokens import coord_tokens
+from coordexp.models.disk import DiskErrors
 from coordexp.models.load import load_model
 from coordexp.models.tokenizer import IM_END, IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START, train_tokenizer
 from coordexp.models.weights import write_weights
@@ -123,7 +124,7 @@ def build_plain_tiny(trained: Path, dst: Path) -> Path:
 
 def write_tiny(dst: Path, model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, dtype: torch.dtype = torch.float32) -> None:
     """Weights, tokenizer and image settings in the form in which Qwen3-VL checkpoints are published; `dst` is replaced as a whole."""
-    with atomic_folder(dst) as folder:
+    with atomic_folder(dst) as folder, DiskErrors(dst.parent):
         write_weights(model, folder, dtype=dtype)
         tokenizer.save_pretrained(folder)
         for name, settings in image_settings().items():

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
+from coordexp.models.disk import DiskErrors
 from coordexp.recipes.stage1_data import data_facts, data_seed, describe_data
 from coordexp.recipes.stage1_packing import build_collator, build_eval_packs, build_pack_maker, describe_packing, packing_facts
 from coordexp.recipes.stage1_parts import Stage1Parts, detection_eval, prepare_stage1, stage1_objective
@@ -29,7 +30,6 @@ from coordexp.training import run_folder
 from coordexp.training.arguments import build_arguments, reporters
 from coordexp.training.async_loader import AsyncLoader, AsyncProgressCallback
 from coordexp.training.callbacks import CpuClockCallback, EpochCallback, ProgressCallback, RunLogCallback
-from coordexp.training.checkpoints import explain_full_disk
 from coordexp.training.detection import DetectionEval
 from coordexp.training.faults import SkippedRecord, describe_skipped, merge_skipped
 from coordexp.training.metadata import RunFacts, add_resume, write_metadata
@@ -84,9 +84,10 @@ def _run(
         trainer, loader = build_trainer(config, parts, folder=folder, progress=progress, process=process, engine=engine)
         ends.callback(loader.close)
         start = time.perf_counter()
-        with explain_full_disk(folder), explain_lost_rank(world_size=process.num_processes):
+        with DiskErrors(folder, fix="free space and resume with training.resume_from_checkpoint: true"), explain_lost_rank(world_size=process.num_processes):
             trainer.train(resume_from_checkpoint=str(parts.resume) if parts.resume else None)
-    final = _write_final(trainer, config, parts, folder, process=process, progress=progress)
+    with DiskErrors(folder):
+        final = _write_final(trainer, config, parts, folder, process=process, progress=progress)
     skipped = merge_skipped(gather_objects([] if parts.skips is None else parts.skips.records(), world_size=process.num_processes))
     if process.is_main_process:
         seconds = time.perf_counter() - start

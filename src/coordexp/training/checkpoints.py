@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # an error of torch; nothing is read with it  # nosec B403
 
 import torch
-from safetensors import SafetensorError
 from transformers.trainer_pt_utils import safe_globals
 
 from coordexp.types.errors import CheckpointError, OutputError
-from coordexp.types.files import atomic_folder, describe_os_error, translate_os_errors
+from coordexp.types.files import atomic_folder, translate_os_errors
 
 _TRAINING_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "trainer_state.json")
 _STATES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state")
 """Beginnings of the names of what torch has written."""
-_FULL_BELOW_BYTES = 1 << 20
 
 
 def check_free_space(folder: Path, num_bytes: int) -> None:
@@ -43,22 +39,6 @@ def check_states(checkpoint: Path) -> None:
         except (UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
             reason = "it holds something else than tensors and plain values" if isinstance(error, UnpicklingError) else str(error).strip().splitlines()[0]
             raise CheckpointError(f"{file.name} is not opened ({reason})", where=str(checkpoint), fix="resume from another checkpoint of the run") from error
-
-
-@contextmanager
-def explain_full_disk(folder: Path) -> Iterator[None]:
-    """Raise `OutputError` in place of what the writers of weights and optimizer states raise when the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        described = describe_os_error(error)
-        if described is None:
-            raise
-        raise described from error
-    except (RuntimeError, SafetensorError) as error:
-        if shutil.disk_usage(folder).free >= _FULL_BELOW_BYTES:
-            raise
-        raise OutputError("no space left on the device", where=str(folder), fix="free space and resume with training.resume_from_checkpoint: true") from error
 
 
 def link_model(checkpoint: Path, dst: Path) -> Path:
