@@ -158,23 +158,26 @@ class WeightPusher:
         start = time.perf_counter()
         skipped: dict[str, str] = {}
         parts: dict[str, float] = {}
-        pushed: list[str] = []
+        pushed: list[ServerAddress] = []
         for control in self._controls.values():
             try:
                 times = self._send_twice(control, send)
             except BackendError as error:
                 self._pool.mark_lost(control.address, error.what)
+                # the caller goes on with the version before this one, if it goes on
+                for address in pushed:
+                    self._pool.mark_lost(address, f"{control.address.base_url} refused the push of the weights that it has")
                 raise
             if isinstance(times, str):
                 skipped[control.address.base_url] = times
                 self._pool.mark_lost(control.address, times)
                 continue
             parts = {name: max(seconds, parts.get(name, 0.0)) for name, seconds in times.items()}
-            pushed.append(control.address.base_url)
+            pushed.append(control.address)
         if not pushed:
             raise self._pool.describe_lost()
         self._num_pushes += 1
-        return PushReport(version, time.perf_counter() - start, 0, tuple(pushed), skipped, parts_s=parts)
+        return PushReport(version, time.perf_counter() - start, 0, tuple(address.base_url for address in pushed), skipped, parts_s=parts)
 
     def _send_twice(self, control: Control, send: Callable[[Control], dict[str, float]]) -> dict[str, float] | str:
         """Seconds, or why the server has not got it. A server that was restarted fails once: it knows nothing of the connection; then it gets a new one."""

@@ -29,9 +29,15 @@ WEIGHTS = [("a", torch.ones(100_000))]
 
 
 class Server(ThreadingHTTPServer):
-    """Takes everything but connections of a group, which it answers with 500."""
+    """Takes everything but connections of a group, which it answers with 500, and what it is told to refuse."""
 
     daemon_threads = True
+    refused = ""
+    """A route."""
+
+    @property
+    def address(self) -> ServerAddress:
+        return ServerAddress(f"http://127.0.0.1:{self.server_port}")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -39,9 +45,12 @@ class Handler(BaseHTTPRequestHandler):
         self._reply(200, {})
 
     def do_POST(self) -> None:
+        assert isinstance(self.server, Server)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path == "/collective_rpc":
             self._reply(200, {"results": [FACTS]})
+        elif self.path == self.server.refused:
+            self._reply(400, {"said": "no"})
         else:
             self._reply(500 if b'"gloo"' in body else 200, {"said": "no group here"})
 
@@ -56,19 +65,40 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
 
-@pytest.fixture
-def base_url() -> Iterator[str]:
+@contextlib.contextmanager
+def running() -> Iterator[Server]:
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def base_url() -> Iterator[str]:
+    with running() as server:
+        yield server.address.base_url
 
 
 def test_a_server_that_does_not_join_the_weight_channel_is_lost_with_what_it_said(base_url: str) -> None:
     pusher = WeightPusher(ServerPool([ServerAddress(base_url)], needs_sync=True), transfer="gloo", timeout_s=0.5)
     with pytest.raises(BackendLostError, match=r"it answers with 500: .*no group here"):
         pusher.push(WEIGHTS, version=1)
+
+
+def test_a_push_that_one_server_refuses_leaves_none_that_answers_with_its_weights() -> None:
+    with running() as first, running() as second, running() as third:
+        pool = ServerPool([first.address, second.address, third.address], needs_sync=True)
+        pusher = WeightPusher(pool, verify_every=0)
+        pusher.push(WEIGHTS, version=1)
+        second.refused = "/finish_weight_update"
+        with pytest.raises(BackendError, match="refuses the request"):
+            pusher.push(WEIGHTS, version=2)
+        # the caller knows version 1 alone
+        assert {address: pool.state(address).version for address in pool.usable()} == {third.address: 1}
+        second.refused = ""
+        assert len(pusher.push(WEIGHTS, version=2).pushed) == 3
+        assert {pool.state(address).version for address in pool.usable()} == {2}
 
 
 def test_a_port_of_the_weight_channel_that_is_taken_is_named(base_url: str) -> None:
