@@ -182,6 +182,20 @@ def test_a_run_that_is_refused_because_another_one_writes_leaves_the_files_of_th
     assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
 
 
+def test_a_part_that_was_done_again_is_in_the_whole_after_the_next_merge(write_run, records) -> None:
+    picture = {"images": ["late.png"], "width": 96, "height": 96, "objects": []}
+    path, folder = write_run("parts", lines=[json.dumps(picture)] * 2, mode="coord", generation={"max_new_tokens": 8, "batch_size": 1, "window": 1})
+    parts = [("--shard", "1/2"), ("--shard", "2/2")]
+    assert [run(path, *part) for part in parts] == [0, 0]
+    assert main(["merge", str(folder)]) == 0
+    assert [line["errors"] for line in read_lines(folder)] == [["image_error"]] * 2
+    Image.new("RGB", (96, 96)).save(records[0] / "late.png")
+    assert run(path, *parts[0], "--overwrite") == 0
+    assert main(["merge", str(folder)]) == 0
+    assert [line["finish_reason"] is None for line in read_lines(folder)] == [False, True]
+    assert read_json(folder / "summary.json")["counters"]["image_error"] == 1
+
+
 def test_expected_coordinates_lie_near_the_written_bins_and_between_them(write_run, capsys: pytest.CaptureFixture[str]) -> None:
     exact: dict[str, list[float]] = {}
     texts = {}

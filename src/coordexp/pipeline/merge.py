@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ class Part:
 
 
 def merge_parts(whole: Path, *, overwrite: bool = False) -> ArtifactPaths:
-    """Write the whole run's three files from the parts in `<whole>/shards`. When it was done before with the same parts, nothing changes.
+    """Write the whole run's three files from the parts in `<whole>/shards`. When it was done before and no part was done again since, nothing changes.
 
     Raises:
         DataError: a part is missing or unfinished, or the parts are not of one run.
@@ -43,7 +44,7 @@ def merge_parts(whole: Path, *, overwrite: bool = False) -> ArtifactPaths:
     manifest = parts[0].manifest
     fingerprint = str(manifest["whole"]["fingerprint"])
     paths = ArtifactPaths.from_dict(manifest["whole"]["artifacts"])
-    if not overwrite and is_finished(paths, fingerprint):
+    if not overwrite and is_finished(paths, fingerprint) and file_sha256(paths.gt_vs_pred) == _joined_sha256(parts):
         return paths
     config = {**manifest["config"], "infer": {**manifest["config"]["infer"], "shard": None}}
     kept = {name: value for name, value in manifest.items() if name not in {"whole", "shard"}}
@@ -56,6 +57,16 @@ def merge_parts(whole: Path, *, overwrite: bool = False) -> ArtifactPaths:
                 shutil.copyfileobj(source, stream, 1 << 20)
     write_json(paths.summary, _summary(parts))
     return paths
+
+
+def _joined_sha256(parts: Sequence[Part]) -> str:
+    """Of the parts one behind the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        with part.results.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _read_parts(whole: Path) -> list[Part]:
