@@ -46,4 +46,4 @@ class DiskErrors:
         if found := _RUST.search(str(error)):
             return int(found[1])
         # torch does not say why it could not write
-        return errno.ENOSPC if isinstance(error, RuntimeError) and shutil.disk_usage(self._folder).free < _FULL_BELOW_BYTES else None
+        return errno.ENOSPC if kind is not Exception and shutil.disk_usage(self._folder).free < _FULL_BELOW_BYTES else None
