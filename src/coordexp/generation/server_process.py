@@ -22,6 +22,8 @@ POLICY_NAME = "policy"
 
 _EVERYWHERE = ("0.0.0.0", "::")  # compared with, not bound  # nosec B104
 """Addresses to listen on that nobody can call."""
+_BY_ID = ("GPU-", "MIG-")
+"""How CUDA_VISIBLE_DEVICES names GPUs, and parts of them, that it does not number."""
 _STOP_S = 8.0
 _POLL_S = 0.25
 
@@ -60,7 +62,7 @@ def check_options(options: ServerOptions) -> None:
         raise ConfigError(what, where="--host", fix=f"put a token into the environment variable {TOKEN_VARIABLE}, or listen on 127.0.0.1")
     if not options.is_cpu:
         gpus = options.device.split(",")
-        if not all(gpu.isdigit() for gpu in gpus) or len(set(gpus)) != len(gpus):
+        if not all(gpu.isdigit() or gpu.startswith(_BY_ID) for gpu in gpus) or len(set(gpus)) != len(gpus):
             raise ConfigError(f"{options.device!r} is neither cpu nor a list of GPU numbers", where="--device", fix="write cpu, 0 or 0,1")
         if options.tensor_parallel * options.data_parallel != len(gpus):
             what = f"{options.tensor_parallel} x {options.data_parallel} engines' GPUs, and {len(gpus)} are named"

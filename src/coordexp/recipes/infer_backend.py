@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from coordexp.batching.prompt import PromptEncoder
 from coordexp.codec.text_tokenizer import TextTokenizer
@@ -75,8 +77,12 @@ def open_backend(section: InferSection, *, device: str, log: Path, progress: Pro
     facts = ModelFacts.of_folder(folder, processor, needs_coord_tokens=section.mode != "native")
     tokenizer = TextTokenizer.of(processor.tokenizer)  # type: ignore[attr-defined]
     if section.backend.mode == "local":
+        place = find_device(device)
+        if place not in ("cpu", "cuda", "cuda:0"):
+            what = f"vLLM in this process takes the first GPU that it sees, not {place}"
+            raise ConfigError(what, where="infer.backend.mode", fix="name the GPU in CUDA_VISIBLE_DEVICES, or set mode: server and auto_launch: true")
         options = EngineOptions(
-            model=folder, device="cpu" if find_device(device) == "cpu" else "gpu", **_engine_settings(section.backend, is_constrained, passes_on=False)[0]
+            model=folder, device="cpu" if place == "cpu" else "gpu", **_engine_settings(section.backend, is_constrained, passes_on=False)[0]
         )
         backend = VllmEngineBackend(options, facts=facts, tokenizer=tokenizer, top_tokens=section.backend.top_logprobs)
         try:
@@ -134,10 +140,11 @@ def _servers(backend: BackendSection, folder: Path, is_constrained: bool, *, dev
         raise ConfigError(f"{address.base_url} is not this machine", where="infer.backend.base_url", fix="leave it out, or set auto_launch: false")
     place = find_device(device)
     settings, extra = _engine_settings(backend, is_constrained, passes_on=True)
+    count = int(settings.get("tensor_parallel", 1)) * int(settings.get("data_parallel", 1))
     options = ServerOptions(
         model=folder,
         port=address.port,
-        device="cpu" if place == "cpu" else place.removeprefix("cuda").removeprefix(":") or "0",
+        device=name_gpus(place, count=count, environment=os.environ, num_gpus=torch.cuda.device_count()) if place.startswith("cuda") else place,
         token=os.environ.get(TOKEN_VARIABLE) or None,
         extra=extra,
         **settings,
@@ -146,6 +153,27 @@ def _servers(backend: BackendSection, folder: Path, is_constrained: bool, *, dev
     with ServerProcess(find_python(), options, log=log) as server:
         progress.say(f"{address.base_url} is ready after {server.wait_ready(backend.timeout_s):.0f} s")
         yield [options.address]
+
+
+def name_gpus(place: str, *, count: int, environment: Mapping[str, str], num_gpus: int) -> str:
+    """GPUs of a server, `count` from `place` on, by the names that CUDA_VISIBLE_DEVICES has for them: PyTorch counts those that this process may see.
+
+    Example: `name_gpus("cuda:1", count=1, environment={"CUDA_VISIBLE_DEVICES": "4,6"}, num_gpus=2) == "6"`
+
+    Raises:
+        ConfigError: there are not so many, or several processes would take the same ones.
+    """
+    first = int(place.partition(":")[2] or 0)
+    where = "infer.backend.server_options"
+    if count > 1 and int(environment.get("WORLD_SIZE", "1")) > 1:
+        fix = "start servers with 'coordexp rollout-server' and give their base_url, or start without torchrun"
+        raise ConfigError(f"a server of {count} GPUs for each process of torchrun", where=where, fix=fix)
+    if first + count > num_gpus:
+        what = f"{count} GPUs from cuda:{first} on were asked for, and {num_gpus} can be used here"
+        raise ConfigError(what, where=where, fix="lower tensor_parallel_size and data_parallel_size")
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in visible.split(",")] if visible else [str(number) for number in range(num_gpus)]
+    return ",".join(names[first : first + count])
 
 
 def _engine_settings(backend: BackendSection, is_constrained: bool, *, passes_on: bool) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -62,6 +62,7 @@ def test_gpus_are_named_and_a_cpu_has_none(options: ServerOptions) -> None:
     gpus = replace(options, device="2,3", tensor_parallel=2, gpu_memory_utilization=0.7)
     assert build_environment(gpus)["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert build_environment(options)["CUDA_VISIBLE_DEVICES"] == ""
+    check_options(replace(gpus, device="GPU-8f2c,MIG-1b", data_parallel=1))
     command = build_command(Path("python"), gpus)
     assert command[command.index("--tensor-parallel-size") + 1] == "2"
     assert command[command.index("--gpu-memory-utilization") + 1] == "0.7"
