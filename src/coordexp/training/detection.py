@@ -163,5 +163,5 @@ def _values(result: EvaluationResult, lines: Sequence[dict[str, Any]]) -> dict[s
         "det_gt_objects": float(len(result.data.gt)),
         "det_pred_objects": float(num_used),
         "det_invalid_objects": float(num_read - num_used + num_broken),
-        "det_truncated_rate": sum(line["finish_reason"] == "length" for line in lines) / len(lines),
+        "det_truncated_rate": sum(line["finish_reason"] == "length" for line in lines) / max(1, len(lines)),
     }

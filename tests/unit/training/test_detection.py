@@ -23,7 +23,7 @@ from coordexp.models.load import LoadedModel, load_model
 from coordexp.recipes.infer import run_pipeline
 from coordexp.training.detection import DetectionEval, spread
 from coordexp.training.samples import SampleSettings, SegmentSource
-from coordexp.types.errors import BackendError
+from coordexp.types.errors import BackendError, DataError
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
 
 torch.set_num_threads(1)
@@ -92,6 +92,18 @@ def test_answers_that_are_cut_and_what_cannot_be_read_are_counted(detect: Callab
     values = detect(limit=2, max_new_tokens=8)()
     assert (values["det_images"], values["det_truncated_rate"], values["det_pred_objects"]) == (2, 1, 0)
     assert values["det_invalid_objects"] == 2
+
+
+def test_a_sample_of_which_no_image_can_be_read_has_no_answers(detect: Callable[..., DetectionEval], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *, where: str | None = None) -> None:
+        raise DataError(f"the image {path} cannot be decoded", where=where)
+
+    monkeypatch.setattr("coordexp.training.samples.load_image", refuse)
+    noted: list[str] = []
+    values = detect(limit=2, on_error=lambda sample_id, _: noted.append(sample_id))()
+    assert (values["det_images"], values["det_truncated_rate"], values["det_pred_objects"]) == (0, 0, 0)
+    assert values.keys() == {spec.key for spec in DETECTION_METRICS}
+    assert len(noted) == 2
 
 
 def test_a_failure_is_said_once_and_switches_it_off(detect: Callable[..., DetectionEval]) -> None:
