@@ -21,6 +21,7 @@ from coordexp.geometry.bins import bins_to_pixels
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.models.tiny import build_tiny
 from coordexp.pipeline.result_file import ResultWriter
+from coordexp.recipes import infer_backend
 from coordexp.types.records import Record
 
 torch.set_num_threads(1)
@@ -180,6 +181,22 @@ def test_a_run_that_is_refused_because_another_one_writes_leaves_the_files_of_th
         assert run(path, "--overwrite", "--max_new_tokens", "9") == 2
     assert "another run is writing here" in capsys.readouterr().err
     assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
+
+
+def test_a_run_that_ends_while_another_one_loads_its_model_is_not_replaced(write_run, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    path, folder = write_run(limit=1, generation={"max_new_tokens": 8})
+    load = infer_backend.open_backend
+
+    def load_slowly(*args: Any, **settings: Any) -> Any:
+        monkeypatch.setattr(infer_backend, "open_backend", load)
+        assert run(path) == 0
+        return load(*args, **settings)
+
+    monkeypatch.setattr(infer_backend, "open_backend", load_slowly)
+    assert run(path, "--max_new_tokens", "9") == 2
+    assert "a finished run with other settings, data or weights lies here" in capsys.readouterr().err
+    assert read_json(folder / "summary.json")["backend"]["generation"]["max_new_tokens"] == 8
+    assert not (folder / "gt_vs_pred.jsonl.partial").exists()
 
 
 def test_a_part_that_was_done_again_is_in_the_whole_after_the_next_merge(write_run, records) -> None:

@@ -99,6 +99,8 @@ def run_inference(run: InferRun, *, device: str, progress: Progress) -> None:
             stages = {name: name == "infer" for name in stages}
 
         def begin() -> None:
+            if not run.overwrite:
+                is_finished(paths, mark)  # another run may have ended here since it was asked first
             paths.summary.unlink(missing_ok=True)
             write_manifest(paths, stages=stages, image_root=run.image_root, config=run.loaded.resolved(), details=details)
 
