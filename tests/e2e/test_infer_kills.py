@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -21,6 +20,7 @@ from coordexp.cli.main import main
 from coordexp.models.assets import tiny_checkpoint
 from coordexp.pipeline.result_file import journal_path
 
+from . import forked
 from .scenes import write_scenes
 
 pytestmark = pytest.mark.slow
@@ -28,10 +28,6 @@ pytestmark = pytest.mark.slow
 EVAL = ("stages.infer=true", "stages.eval=true", "stages.vis=false", "eval.report=false")
 IS_LONG = os.environ.get("COORDEXP_LONG") == "1"
 NUM_IMAGES, NUM_KILLS = (500, 50) if IS_LONG else (96, 8)
-
-# processes that have loaded everything already, so that a kill costs no start
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["coordexp.cli.main", "coordexp.recipes.infer", "coordexp.recipes.infer_backend"])
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +50,7 @@ def write_run(tmp_path: Path, data: Path) -> Callable[..., tuple[Path, Path]]:
 
 
 def start(*arguments: str) -> Any:
-    process = _FORKS.Process(target=_infer, args=(arguments,))
-    process.start()
-    return process
-
-
-def _infer(arguments: tuple[str, ...]) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    sys.exit(main(["infer", *arguments]))
+    return forked.start("infer", *arguments)
 
 
 def wait_for_answers(process: Any, journal: Path, count: int) -> None:

@@ -17,7 +17,8 @@ from typing import IO
 
 from coordexp.types.errors import OutputError
 
-_PART = ".part"
+_PART, _MADE = ".part", ".made"
+"""Ends of the names of what is not complete: locked by its process, and before that."""
 _MOVES = 100
 """Tries against others who write the same folder."""
 _CANNOT_WRITE = {
@@ -68,7 +69,7 @@ def ensure_output_folder(folder: Path) -> Path:
 
 @contextmanager
 def atomic_writer(path: Path, mode: str = "w") -> Generator[IO[str]]:
-    """A text file that appears at `path` complete (flushed to disk, then renamed) or not at all.
+    """A text file that appears at `path` complete (flushed to disk, then renamed) or not at all. What killed processes left of it goes first.
 
     Raises:
         OutputError: the disk is full, the folder cannot be written, or `path` is a folder.
@@ -77,10 +78,13 @@ def atomic_writer(path: Path, mode: str = "w") -> Generator[IO[str]]:
         raise OutputError("is a folder, not a file", where=str(path), fix="name a file in it")
     with translate_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        _remove_leftovers(path.parent, path.name)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_MADE)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, mode, encoding="utf-8", newline="\n") as stream:
+                _try_lock(descriptor)  # before it has a name that another process would look at
+                temporary = temporary.rename(temporary.with_suffix(_PART))
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -169,17 +173,24 @@ def _can_be_moved(folder: Path) -> bool:
 @contextmanager
 def _workspace(parent: Path, name: str) -> Generator[Path]:
     """A hidden folder in `parent`, gone when the block ends. Those of the same name that killed processes left there go first."""
-    for leftover in parent.glob(f"{glob.escape(f'.{name}.')}*{_PART}"):
-        with contextlib.suppress(FileNotFoundError), _lock(leftover) as is_free:  # its own process may remove it now
-            if is_free:
-                shutil.rmtree(leftover, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}.", suffix=".made"))
+    _remove_leftovers(parent, name)
+    made = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}.", suffix=_MADE))
     with _lock(made):  # before it has a name that another process would look at
         work = made.rename(made.with_suffix(_PART))
         try:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path, name: str) -> None:
+    """What processes that were killed have left of `name`; what belongs to one that runs, or to somebody else, stays."""
+    for leftover in parent.glob(f"{glob.escape(f'.{name}.')}*{_PART}"):
+        with contextlib.suppress(OSError), _lock(leftover) as is_free:  # its own process may remove it now
+            if is_free and leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            elif is_free:
+                leftover.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -214,14 +225,18 @@ def refuse_taken(descriptor: int, place: Path, *, who: str, fix: str) -> None:
 
 @contextmanager
 def _lock(folder: Path) -> Generator[bool]:
-    """Whether the folder was free; then it is ours until the block, or the process, ends."""
+    """Whether the folder, or file, was free; then it is ours until the block, or the process, ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_free = True
-    except OSError:  # somebody else's, or a file system without locks
-        is_free = False
-    try:
-        yield is_free
+        yield _try_lock(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """False: it is somebody else's, or lies on a file system without locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -145,3 +145,16 @@ def test_folders_that_are_replaced_by_many_at_once_are_always_one_of_theirs(tmp_
         list(pool.map(replace_it, range(4)))
     assert len({path.read_text() for path in (tmp_path / "out").iterdir()}) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one_and_what_another_writes_stays(tmp_path: Path) -> None:
+    target = tmp_path / "train.jsonl"
+    (tmp_path / ".train.jsonl.a1b2.part").write_text("half")
+    (tmp_path / ".train.jsonl.c3d4.part").mkdir()
+    (tmp_path / ".val.jsonl.a1b2.part").write_text("of another file")
+    with atomic_writer(target) as first:
+        first.write("first")
+        write_text(target, "second")
+        assert len([path for path in tmp_path.iterdir() if path.name.startswith(".train.jsonl.")]) == 1
+    assert target.read_text() == "first"
+    assert sorted(os.listdir(tmp_path)) == [".val.jsonl.a1b2.part", "train.jsonl"]
