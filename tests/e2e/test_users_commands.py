@@ -55,11 +55,15 @@ def inferred(work: Path, scenes_jsonl: Path) -> Path:
 
 def typed(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     """What the shell of a user makes of it, where `python` is the environment's."""
-    bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHON": sys.executable}
-    result = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    result = tried(folder, command)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result
+
+
+def tried(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    bin_folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHON": sys.executable}
+    return subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -133,6 +137,6 @@ def test_training(work: Path, scenes_jsonl: Path, command: str) -> None:
 
 def test_training_on_a_gpu_that_is_not_there_is_refused(work: Path) -> None:
     (work / "gpu.yaml").write_text(yaml.safe_dump({"extends": "configs/demo/stage1.yaml", "training": {"use_cpu": False}}))
-    result = subprocess.run(["bash", "scripts/train.sh", "config=gpu.yaml", "gpus=99"], cwd=work, capture_output=True, text=True, check=False, timeout=600)
+    result = tried(work, "bash scripts/train.sh config=gpu.yaml gpus=99")
     assert result.returncode == 2
     assert result.stderr.startswith("error: CUDA_VISIBLE_DEVICES=99 names GPUs, and PyTorch sees none")

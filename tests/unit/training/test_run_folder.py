@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.training.checkpoints import check_free_space, explain_full_disk, link_model
+from coordexp.models.disk import DiskErrors
+from coordexp.training.checkpoints import check_free_space, link_model
 from coordexp.training.run_folder import (
     check_resume_checkpoint,
     create_run_folder,
@@ -94,5 +95,5 @@ def test_a_checkpoint_that_cannot_fit_is_refused_early(tmp_path: Path) -> None:
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="shape"), explain_full_disk(tmp_path):
+    with pytest.raises(RuntimeError, match="shape"), DiskErrors(tmp_path):
         raise RuntimeError("shape mismatch")
