@@ -15,6 +15,7 @@ from coordexp.config.loading import Loaded
 from coordexp.config.train import TrainConfig
 from coordexp.metrics.payload import parse_line
 from coordexp.models.load import load_model
+from coordexp.models.tiny import build_tiny
 from coordexp.recipes.stage1 import run_stage1
 from coordexp.training.run_folder import list_checkpoints
 from coordexp.types.errors import BackendError, CheckpointError, ConfigError, UserError
@@ -165,13 +166,16 @@ def test_what_does_not_fit_is_found_before_anything_is_written(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_kind_is_not_resumed(make_stage1: Stage1Maker) -> None:
+def test_a_checkpoint_of_another_kind_is_not_resumed(make_stage1: Stage1Maker, tmp_path: Path) -> None:
     run = run_stage1(make_stage1(*LORA, "training.max_steps=2"))
     resume = f"training.resume_from_checkpoint={run}/checkpoint-2"
     with pytest.raises(CheckpointError, match=r"holds an adapter, and tuner\.train_type is full"):
         run_stage1(make_stage1("training.max_steps=4", resume))
     with pytest.raises(CheckpointError, match="trained with lora_alpha"):
         run_stage1(make_stage1(*LORA, "tuner.lora_alpha=7", "training.max_steps=4", resume))
+    other = build_tiny(tmp_path / "other", seed=77)
+    with pytest.raises(CheckpointError, match=f"the weights in {other} are not those that the adapter was trained on; set model.model to"):
+        run_stage1(make_stage1(*LORA, f"model.model={other}", "training.max_steps=4", resume))
     metadata = json.loads((run / "run_metadata.json").read_text())
     assert (metadata["adapter"]["peft_type"], metadata["adapter"]["r"]) == ("LORA", 4)
     assert metadata["parameters"]["vit"]["trainable"] > 0

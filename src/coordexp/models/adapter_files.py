@@ -124,6 +124,14 @@ def check_settings(adapted: PeftModel, folder: Path) -> None:
             raise CheckpointError(f"the adapter was trained with {name} {its}, not {mine}", where=str(folder), fix="use the settings of its run")
 
 
+def check_base(folder: Path, base: AdapterBase) -> None:
+    """Raise `CheckpointError` when the saved adapter was trained on other weights than those of `base`: it would silently be wrong on them."""
+    trained_on = read_adapter(folder).base
+    if trained_on.fingerprint not in (None, base.fingerprint):
+        what = f"the weights in {base.path} are not those that the adapter was trained on"
+        raise CheckpointError(what, where=str(folder), fix=f"set model.model to that checkpoint, which was at {trained_on.path}")
+
+
 def list_tensors(file: Path) -> dict[str, tuple[int, ...]]:
     """Name → shape, from the header of a safetensors file.
 

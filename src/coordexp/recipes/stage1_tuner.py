@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from coordexp.config.train import TrainConfig
-from coordexp.models.adapter_files import CONFIG_NAME, AdapterBase, check_settings, check_weights, fingerprint_weights, save_adapter
+from coordexp.models.adapter_files import CONFIG_NAME, AdapterBase, check_base, check_settings, check_weights, fingerprint_weights, save_adapter
 from coordexp.models.adapters import AdapterSpec, LoraSpec, RowsSpec, add_adapter
 from coordexp.models.export import save_checkpoint
 from coordexp.models.load import LoadedModel
@@ -86,6 +86,7 @@ def tune_model(config: TrainConfig, loaded: LoadedModel, *, resume: Path | None 
         dtype = str(loaded.model.dtype).removeprefix("torch.")
         base = AdapterBase(path=str(loaded.path.resolve()), fingerprint=fingerprint_weights(loaded.path), dtype=dtype)
         if resume is not None:
+            check_base(resume, base)
             check_weights(adapted, resume)
             check_settings(adapted, resume)
         tuned = Tuned(adapted, measure_parts(adapted), TunedAdapter(adapted, base))
