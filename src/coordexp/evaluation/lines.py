@@ -52,10 +52,10 @@ def iter_raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, text
 
 
-def bad_line(path: Path, number: int, line: bytes) -> DataError:
+def bad_line(path: Path, number: int, line: bytes, *, fix: str = "repair the line, or leave out --strict-parse to skip and count it") -> DataError:
     """The sentence for a line that is not a JSON object."""
     snippet = line.decode("utf-8", "replace").strip()[:_SNIPPET]
-    return DataError(f"not a JSON object: {snippet!r}", where=f"{path}:{number}", fix="repair the line, or leave out --strict-parse to skip and count it")
+    return DataError(f"not a JSON object: {snippet!r}", where=f"{path}:{number}", fix=fix)
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ class SavedEvaluation:
 
 
 def is_saved_evaluation(folder: Path) -> bool:
-    return (folder / "metrics.json").is_file()
+    return _path(folder).is_file()
 
 
 def read_saved(folder: Path) -> SavedEvaluation:
@@ -33,17 +33,34 @@ def read_saved(folder: Path) -> SavedEvaluation:
     Raises:
         DataError: it cannot be read, does not record what is needed, or the predictions are gone.
     """
-    path = folder / "metrics.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"not readable as JSON ({error})", where=str(path), fix=_FIX) from error
-    recorded = cast("dict[str, Any]", values) if isinstance(values, dict) else dict[str, Any]()
+    recorded = _read(folder)
     name, truth = recorded.get("predictions"), recorded.get("coco_gt")
     if not isinstance(name, str):
-        raise DataError("does not record which predictions it measured", where=str(path), fix=_FIX)
+        raise DataError("does not record which predictions it measured", where=str(_path(folder)), fix=_FIX)
     coco_gt = _find(Path(truth), folder, "ground truth") if isinstance(truth, str) else None
-    return SavedEvaluation(_find(Path(name), folder, "predictions"), coco_gt, _protocol(recorded.get("protocol"), path))
+    return SavedEvaluation(_find(Path(name), folder, "predictions"), coco_gt, _protocol(recorded.get("protocol"), _path(folder)))
+
+
+def read_protocol(folder: Path) -> EvalProtocol | None:
+    """The rules alone, also when what they were applied to is gone. None: those of COCO files, which records do not have.
+
+    Raises:
+        DataError: `metrics.json` cannot be read, or does not record them.
+    """
+    recorded = _read(folder)
+    return None if isinstance(recorded.get("coco_gt"), str) else _protocol(recorded.get("protocol"), _path(folder))
+
+
+def _path(folder: Path) -> Path:
+    return folder / "metrics.json"
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(_path(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"not readable as JSON ({error})", where=str(_path(folder)), fix=_FIX) from error
+    return cast("dict[str, Any]", values) if isinstance(values, dict) else {}
 
 
 def _find(recorded: Path, folder: Path, what: str) -> Path:

@@ -135,7 +135,7 @@ def apply_calibration(calibration: ScoreCalibration, source: Path, target: Path)
         for number, line in iter_raw_lines(source):
             record = decode_line(line)
             if record is None:
-                raise bad_line(source, number, line)
+                raise bad_line(source, number, line, fix="repair or remove the line")
             where = f"{source}:{number}"
             _check_source(record, where=where)
             objects = [item for item in _predictions(record) if isinstance(item, dict)]

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from coordexp.config.evaluation import EvalSettings as EvalSection
 from coordexp.evaluation.evaluate import evaluate
-from coordexp.evaluation.saved import is_saved_evaluation, read_saved
+from coordexp.evaluation.saved import is_saved_evaluation, read_protocol
 from coordexp.recipes.rules import evaluation_settings, label_encoder, recorded_rules
+from coordexp.types.errors import DataError
 from coordexp.types.files import atomic_folder, translate_os_errors, write_text
 from coordexp.types.progress import NoProgress, Progress
 from coordexp.viz.crops import crop_examples
@@ -132,15 +135,21 @@ def _folder_of(path: Path) -> Path:
 def report_rules(files: RunFiles, flags: Mapping[str, str]) -> EvalSection:
     """The rules that a report measures a run under: the flags, those of the run's own evaluation (`eval/` beside the predictions), the defaults, in this order.
 
-    Without an evaluation names are compared as texts: a report does not need an encoder then.
+    Without an evaluation, or with one of COCO files, names are compared as texts: a report does not need an encoder then.
 
     Raises:
         UserError: the evaluation cannot be read.
     """
     folder = files.predictions.parent / "eval"
-    rules: dict[str, Any] = recorded_rules(read_saved(folder).protocol) if is_saved_evaluation(folder) else {"label_match": "exact"}
+    protocol = read_protocol(folder) if is_saved_evaluation(folder) else None
+    rules: dict[str, Any] = {"label_match": "exact"} if protocol is None else recorded_rules(protocol)
     if rules.get("score_mode") == "model":
         rules["score_mode"] = "auto"  # the same for this run; the one before may have no scores
+    try:
+        EvalSection(**rules)
+    except ValidationError as error:
+        names = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        raise DataError(f"records rules that are none of an evaluation ({names})", where=str(folder), fix="evaluate the predictions again") from error
     return EvalSection(**{**rules, **flags})
 
 

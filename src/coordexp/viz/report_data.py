@@ -53,6 +53,8 @@ _COUNTERS = {
     "unknown_image_id": "entries about an image that the instances file does not have; left out",
     "unknown_category_id": "entries of a category that the instances file does not have; left out",
     "crowd_regions": "regions of many objects: not looked for, and predictions inside them do not count",
+    "crowd_ignored": "predictions inside a crowd region, or on an object marked as ignored: neither right nor false for F1",
+    "federation_ignored": "predictions of a category that LVIS did not look for in their image, or not everywhere: neither right nor false for F1",
 }
 
 

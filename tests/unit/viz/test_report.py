@@ -214,3 +214,26 @@ def test_both_runs_are_measured_under_the_rules_of_the_runs_own_evaluation_and_f
     assert "pixels=int" not in text, "of the earlier run too"
     flagged = run_report(run, rules={"pixel_mode": "int", "label_match": "exact"}).read_text()
     assert "labels=exact · pixels=int · scores=constant" in flagged
+
+
+def test_an_evaluation_beside_the_predictions_need_not_be_one_of_them(make_run: Any, tmp_path: Path) -> None:
+    run = make_run()
+    other = tmp_path / "other.jsonl"
+    other.write_bytes((run / "gt_vs_pred.jsonl").read_bytes())
+    first = EvalConfig(pred_jsonl=other, out_dir=run / "eval", pixel_mode="exact", label_match="exact")
+    files = tmp_path / "coco"
+    run_evaluation(first).save(files)
+    other.unlink()
+    assert "labels=exact · pixels=exact" in run_report(run).read_text()
+    run_evaluation(EvalConfig(coco_gt=files / "coco_gt.json", coco_preds=files / "coco_preds.json", out_dir=run / "eval"))
+    assert "labels=exact · pixels=int" in run_report(run).read_text(), "rules of COCO files are not those of records"
+
+
+def test_an_evaluation_that_records_unknown_rules_is_one_sentence(make_run: Any) -> None:
+    run = make_run()
+    run_evaluation(EvalConfig(pred_jsonl=run / "gt_vs_pred.jsonl", out_dir=run / "eval", label_match="exact"))
+    recorded = json.loads((run / "eval" / "metrics.json").read_text())
+    recorded["protocol"]["pixel_mode"] = "other"
+    (run / "eval" / "metrics.json").write_text(json.dumps(recorded))
+    with pytest.raises(DataError, match=r"eval: records rules that are none of an evaluation \(pixel_mode\)"):
+        run_report(run)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coordexp.evaluation.evaluate import EvalSettings, evaluate
+from coordexp.evaluation.evaluate import EvalSettings, evaluate, evaluate_coco
 from coordexp.evaluation.health import ObjectsPerImage
 from coordexp.evaluation.result import EvaluationResult
 from coordexp.viz.report_curves import MAX_CHOICES, curves_view
@@ -60,10 +62,16 @@ def test_counters_that_are_not_zero_are_explained_and_the_others_named() -> None
     assert "invalid_json" in zero
 
 
-def test_every_counter_of_an_evaluation_has_a_meaning() -> None:
-    result = _evaluate([FOUND])
-    found, _ = counters(replace(result, counters=dict.fromkeys(result.counters, 1)))
-    assert [item.name for item in found if not item.meaning] == []
+def test_every_counter_of_an_evaluation_has_a_meaning(tmp_path: Path) -> None:
+    box = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20]}
+    truth = {"images": [{"id": 1, "width": 96, "height": 96}], "categories": [{"id": 1, "name": "cat"}], "annotations": [{**box, "id": 1, "iscrowd": 1}]}
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "preds.json").write_text(json.dumps([{**box, "score": 0.5}]))
+    of_files = evaluate_coco(tmp_path / "gt.json", tmp_path / "preds.json")
+    assert of_files.counters["crowd_ignored"] == 1
+    for result in (_evaluate([FOUND]), of_files):
+        found, _ = counters(replace(result, counters=dict.fromkeys(result.counters, 1)))
+        assert [item.name for item in found if not item.meaning] == []
 
 
 def test_without_scores_there_are_no_curves_and_the_reason_is_said() -> None:
