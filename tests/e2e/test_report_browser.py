@@ -110,6 +110,15 @@ def test_classes_are_filtered_as_one_types_and_a_class_leads_to_its_images(open_
         assert sorted(_places(page)) == [place for place in range(30) if place % 5 >= 2]
 
 
+def test_a_class_leads_to_its_images_in_whatever_spelling(open_page: Opener, tmp_path: Path) -> None:
+    names = ["wine_glass", "Wine glass", "cup", "wine  (glass)"]
+    lines = [json.dumps({"image": f"{name}.png", "width": 120, "height": 90, "gt": [_box(name, 5)], "pred": []}) for name in names]
+    (tmp_path / "gt_vs_pred.jsonl").write_text("\n".join(lines) + "\n")
+    with open_page(run_report(tmp_path, thumbnails="none")) as page:
+        page.locator("#class-table button[data-find='wine_glass']").click()
+        assert sorted(_places(page)) == [0, 1, 3]
+
+
 def test_the_gallery_can_be_ordered_filtered_and_paged(open_page: Opener) -> None:
     with open_page() as page:
         shown = page.locator("#gallery .shown").first

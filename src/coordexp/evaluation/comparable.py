@@ -36,12 +36,17 @@ def check_same_data(a: EvaluationResult, b: EvaluationResult, *, names: tuple[st
 
 
 def rule_differences(a: EvaluationResult, b: EvaluationResult) -> tuple[str, ...]:
-    """What makes the numbers of two evaluations of the same images incomparable. Example: `("pixel_mode: int, exact",)`"""
+    """What makes the numbers of two evaluations of the same images incomparable. Example: `("pixel_mode: int, exact",)`
+
+    Without a prediction there is nothing to rank and nothing that overlaps: how such a run would do either does not matter.
+    """
+    have_predictions = len(a.data.pred) and len(b.data.pred)
+    differences = a.protocol.differences(b.protocol, without=() if have_predictions else ("score_mode", "iou_of"))
     moved = _images_with_other_boxes(a.data, b.data)
     if not moved:
-        return a.protocol.differences(b.protocol)
+        return differences
     first = a.data.images[moved[0]].file_name
-    return (*a.protocol.differences(b.protocol), f"ground-truth boxes of {len(moved)} images, the first is {first}")
+    return (*differences, f"ground-truth boxes of {len(moved)} images, the first is {first}")
 
 
 def _names_by_image(data: EvaluationSet) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 from coordexp.evaluation.f1_det import IOU_THRESHOLDS
@@ -47,11 +48,11 @@ class EvalProtocol:
     def as_dict(self) -> dict[str, object]:
         return {**asdict(self), "label": self.label}
 
-    def differences(self, other: EvalProtocol) -> tuple[str, ...]:
-        """The rules in which two evaluations differ. Example: `("pixel_mode: int, exact",)`
+    def differences(self, other: EvalProtocol, *, without: Collection[str] = ()) -> tuple[str, ...]:
+        """The rules in which two evaluations differ, `without` some that do not matter here. Example: `("pixel_mode: int, exact",)`
 
         Two encoders differ; an encoder and none do not: where none was needed, any would have given the same numbers. So do two scopes, not a scope and none.
         """
         mine, theirs = asdict(self), asdict(other)
-        open_ends = [name for name in ("label_encoder", "pred_scope") if None in (mine[name], theirs[name])]
+        open_ends = [*without, *(name for name in ("label_encoder", "pred_scope") if None in (mine[name], theirs[name]))]
         return tuple(f"{name}: {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name] and name not in open_ends)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coordexp.evaluation.comparable import rule_differences
 from coordexp.evaluation.error_types import ErrorExample
 from coordexp.evaluation.result import EvaluationResult
 from coordexp.types.errors import DataError
@@ -102,7 +103,7 @@ def _notices(run: ReportRun, before: ReportRun | None, gallery: Gallery) -> list
     if not run.result.scores.ap_valid:
         notices.append(f"COCO AP is not valid here: {run.result.scores.ap_note}. F1 does not depend on scores.")
     if before is not None:
-        differences = before.result.protocol.differences(run.result.protocol)
+        differences = rule_differences(before.result, run.result)
         if differences:
             notices.append(f"The two runs were made under different rules ({'; '.join(differences)}): their numbers are not comparable.")
     if gallery.unreadable:

@@ -156,6 +156,15 @@ def test_ap_has_an_interval_only_where_both_runs_have_scores_that_rank(make_scen
     assert comparison.rule_differences == ("score_mode: model, constant",)
 
 
+def test_a_run_without_predictions_has_no_scores_and_can_be_compared(make_scenes: Any) -> None:
+    records = make_scenes(10, seed=8)
+    silent = [{**record, "pred": []} for record in records]
+    for pair in ((silent, records), (records, silent)):
+        comparison = _compare(*pair, num_resamples=0)
+        assert {comparison.a.protocol.score_mode, comparison.b.protocol.score_mode} == {"constant", "model"}
+        assert comparison.rule_differences == ()
+
+
 def test_numbers_that_a_run_does_not_define_are_left_out(record: Any) -> None:
     comparison = _compare([record([CAT], [])], [record([CAT], [CAT])])
     assert "bbox_APs" not in comparison.metrics

@@ -110,6 +110,13 @@ def test_runs_under_different_rules_are_called_not_comparable(make_run: Any) -> 
     assert "prompt: all, unknown" in run_report(make_run(), before=old).read_text()
 
 
+def test_a_run_that_said_nothing_before_was_made_under_no_other_rules(make_run: Any) -> None:
+    silent = make_run("old") / "gt_vs_pred.jsonl"
+    records = [json.loads(line) for line in silent.read_text().splitlines()]
+    silent.write_text("\n".join(json.dumps({**record, "pred": []}) for record in records))
+    assert "under different rules" not in run_report(make_run(), before=silent).read_text()
+
+
 def test_a_manifest_of_another_version_is_refused(make_run: Any) -> None:
     run = make_run()
     (run / "resolved_config.json").write_text(json.dumps({"schema_version": 2}))

@@ -172,11 +172,13 @@
     place: () => 0,
   };
   let found = items, first = 0;
+  // a class has all spellings that are equal as labels: semantics/normalize.py
+  const folded = (name) => name.toLowerCase().replace(/[_/()\s]+/g, " ").trim();
   const matcher = () => {
     const asked = text.value.trim().toLowerCase();
     if (!asked) return () => true;
     const exact = /^"(.*)"$/.exec(asked)?.[1];
-    const wanted = names.map((name) => (exact === undefined ? name.toLowerCase().includes(asked) : name.toLowerCase() === exact));
+    const wanted = names.map((name) => (exact === undefined ? name.toLowerCase().includes(asked) : folded(name) === folded(exact)));
     return (item) => item.gt.some((mark) => wanted[mark[0]]) || item.preds.some((list) => list.some((mark) => wanted[mark[0]])) || (exact === undefined && item.file.toLowerCase().includes(asked));
   };
   const kinds = { "": () => true, errors: (item) => item.errors > 0, clean: (item) => item.errors === 0 };
