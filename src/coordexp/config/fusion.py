@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from coordexp.config.sections import FilePath, FileSection, Positive, PositiveNumber, Section, Switch, Text
+from coordexp.config.sections import FilePath, FileSection, GeometryKinds, Positive, PositiveNumber, Section, Switch, Text
 
 
 class FusionDataset(Section):
@@ -28,7 +28,7 @@ class FusionDataset(Section):
     """As custom.object_ordering, for this data set: prompt and answer."""
     object_field_order: Literal["desc_first", "geometry_first"] | None = None
     """As custom.object_field_order, for this data set."""
-    geometry_kinds: tuple[Literal["bbox_2d", "poly"], ...] | None = None
+    geometry_kinds: GeometryKinds | None = None
     """As data.geometry_kinds, for this data set."""
     prompt_labels: Literal["none", "all", "gt", "gt+negatives"] | None = None
     """As data.prompt_labels, for this data set; `all` and the negatives are its own categories."""

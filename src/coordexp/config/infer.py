@@ -9,7 +9,20 @@ from pydantic import Field, Strict
 
 from coordexp.config.evaluation import EvalSettings, threshold_problems
 from coordexp.config.rollout import RepeatTerminateSection
-from coordexp.config.sections import Count, FilePath, FileSection, KeyProblem, NonNegative, Positive, PositiveNumber, Section, Share, Switch, Text
+from coordexp.config.sections import (
+    Count,
+    FilePath,
+    FileSection,
+    GeometryKinds,
+    KeyProblem,
+    NonNegative,
+    Positive,
+    PositiveNumber,
+    Section,
+    Share,
+    Switch,
+    Text,
+)
 from coordexp.types.constraint import MIN_DESC_TOKENS
 
 
@@ -105,7 +118,7 @@ class InferSection(Section):
     """As in training: it is part of the prompt."""
     object_field_order: Literal["desc_first", "geometry_first"] = "desc_first"
     """As in training: it is part of the prompt."""
-    geometry_kinds: tuple[Literal["bbox_2d", "poly"], ...] = ("bbox_2d",)
+    geometry_kinds: GeometryKinds = ("bbox_2d",)
     """As in training: it is part of the prompt."""
     prompt_labels: tuple[Text, ...] | Literal["none", "all", "gt"] = "none"
     """Category list in the prompt: given names, all categories of the file, or those of the image."""

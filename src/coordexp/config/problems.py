@@ -176,7 +176,7 @@ def _type_sentence(kind: str, context: Mapping[str, Any], value: Any, message: s
         close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.6)
         return f"expected {_one_of(choices) or context.get('expected')}, got {got}", f"did you mean {close[0]}?" if close else None
     if kind in _EXPECTED:
-        expected = _EXPECTED[kind] if setting is None else setting.type_words or _EXPECTED[kind]
+        expected = _EXPECTED[kind] if setting is None or kind == "too_short" else setting.type_words or _EXPECTED[kind]
         fix = "put it in quotes" if expected == "a text" and isinstance(value, (int, float)) else None
         return f"expected {expected}, got {got}", fix
     return message.removeprefix("Value error, "), None

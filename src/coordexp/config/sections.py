@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 from coordexp.config.unbuilt import Unbuilt
 
@@ -24,6 +24,12 @@ def _refuse_empty_path(value: Any) -> Any:
     return value
 
 
+def _check_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    if not kinds or len(set(kinds)) != len(kinds):
+        raise ValueError("expected bbox_2d, poly or both, each once")
+    return kinds
+
+
 Text = Annotated[str, Strict(), Field(min_length=1)]
 Whole = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]
@@ -32,10 +38,14 @@ Number = Annotated[float, Strict(), AllowInfNan(False)]
 NonNegative = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0)]
 PositiveNumber = Annotated[float, Strict(), AllowInfNan(False), Field(gt=0)]
 Share = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0, le=1)]
+Seed = Annotated[int, Strict(), Field(ge=0, le=2**32 - 1)]
+"""What every generator of random numbers takes."""
 Switch = Annotated[bool, BeforeValidator(_read_switch), Strict()]
 """true or false; yes, no, on, off are read too."""
 FilePath = Annotated[Path, BeforeValidator(_refuse_empty_path)]
 """A path as the user wrote it: relative paths count from the folder where the command runs."""
+
+GeometryKinds: TypeAlias = Annotated[tuple[Literal["bbox_2d", "poly"], ...], AfterValidator(_check_kinds)]
 
 
 class Section(BaseModel):

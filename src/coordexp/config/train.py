@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,12 +13,13 @@ from coordexp.config.sections import (
     Count,
     FilePath,
     FileSection,
+    GeometryKinds,
     KeyProblem,
     NonNegative,
+    Number,
     Positive,
     PositiveNumber,
     Section,
-    Share,
     Switch,
     Text,
 )
@@ -48,9 +49,9 @@ class TunerSection(Section):
     """LoRA only."""
     lora_alpha: PositiveNumber = 32.0
     """LoRA only: scale, relative to the rank."""
-    lora_dropout: Share = 0.0
-    """LoRA only."""
-    target_modules: tuple[Text, ...] | Literal["all-linear"] = "all-linear"
+    lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """LoRA only; below 1, with which nothing would be learned."""
+    target_modules: Annotated[tuple[Text, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     """LoRA only: names of modules (`q_proj`), or every linear layer but the head. Frozen parts get none."""
     freeze_llm: Switch = False
     """Keep the language model as it is: no training, no LoRA."""
@@ -77,7 +78,7 @@ class DataSection(Section):
     on_error: Literal["raise", "skip"] = "raise"
     """What happens to a record whose image cannot be read or is not as the record says: an error that names it, or it is left out, counted
     (`data/skipped_samples`) and named in run_summary.json."""
-    geometry_kinds: tuple[Literal["bbox_2d", "poly"], ...] = ("bbox_2d",)
+    geometry_kinds: GeometryKinds = ("bbox_2d",)
     """Kinds of geometry that the prompt asks for and the data may hold."""
     streaming: Switch = False
     """Read training records from the file as they are needed, in place of keeping and checking all of them before the first step: for files of millions of

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from coordexp.config.hf_arguments import HF_ARGUMENTS
-from coordexp.config.sections import Count, FilePath, KeyProblem, NonNegative, Positive, PositiveNumber, Section, Share, Switch, Text, Whole
+from coordexp.config.sections import Count, FilePath, KeyProblem, NonNegative, Positive, PositiveNumber, Section, Seed, Share, Switch, Text, Whole
 
 _KIND_TYPES: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "dict": (dict,), "list": (list, tuple)}
 _KIND_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text", "dict": "a section", "list": "a list"}
@@ -82,7 +82,7 @@ class TrainingSection(Section):
     """Of the optimizer."""
     max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm; 0: never."""
-    seed: Count = 42
+    seed: Seed = 42
     """Of data order, dropout and everything else that is random."""
     eval_strategy: Strategy = "no"
     """When to evaluate."""
@@ -176,6 +176,8 @@ class TrainingSection(Section):
             yield KeyProblem("training.eval_steps", "is required when training.eval_strategy is steps", "set the number of steps between evaluations")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             yield KeyProblem("training.early_stopping_patience", "needs evaluations, and training.eval_strategy is 'no'", "set training.eval_strategy")
+        if ((self.__pydantic_extra__ or {}).get("data_seed") or 0) < 0:
+            yield KeyProblem("training.data_seed", "must be at least 0", "remove it: training.seed decides then")
         if self.fsdp is not None and self.fp16:
             yield KeyProblem("training.fp16", "is not tested with training.fsdp", "set training.bf16: true in its place")
         if self.bf16 and self.fp16:
