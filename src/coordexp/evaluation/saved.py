@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+
+import msgspec
 
 from coordexp.evaluation.protocol import EvalProtocol
 from coordexp.types.errors import DataError
@@ -58,7 +60,7 @@ def _path(folder: Path) -> Path:
 def _read(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads(_path(folder).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"not readable as JSON ({error})", where=str(_path(folder)), fix=_FIX) from error
     return cast("dict[str, Any]", values) if isinstance(values, dict) else {}
 
@@ -72,12 +74,7 @@ def _find(recorded: Path, folder: Path, what: str) -> Path:
 
 
 def _protocol(values: object, path: Path) -> EvalProtocol:
-    names = {field.name for field in fields(EvalProtocol)}
-    given = cast("dict[str, Any]", values) if isinstance(values, dict) else dict[str, Any]()
-    known = {key: value for key, value in given.items() if key in names}
-    if isinstance(known.get("iou_thrs"), list):
-        known["iou_thrs"] = tuple(known["iou_thrs"])
     try:
-        return EvalProtocol(**known)
-    except TypeError as error:
-        raise DataError("does not record the rules of the evaluation", where=str(path), fix="evaluate the predictions again") from error
+        return msgspec.convert(values, EvalProtocol)
+    except msgspec.ValidationError as error:
+        raise DataError(f"does not record the rules of the evaluation ({error})", where=str(path), fix="evaluate the predictions again") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from coordexp.evaluation.lines import without_surrogates
 from coordexp.types.errors import DataError
 
 PREDICTIONS = "gt_vs_pred.jsonl"
@@ -72,7 +73,8 @@ class RunFiles:
         if infer.get("constrain", "off") == "off":
             return None
         labels = infer.get("labels")
-        return "json" if labels is None else f"json, {'all' if labels == 'all' else len(labels)} labels"
+        number = "all" if labels == "all" else len(cast("list[object]", labels)) if isinstance(labels, list) else None
+        return "json" if number is None else f"json, {number} labels"
 
     @property
     def checkpoint(self) -> str | None:
@@ -96,8 +98,8 @@ def _read_object(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = without_surrogates(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"not readable as JSON ({error})", where=str(path), fix="repair or remove the file") from error
     if not isinstance(value, dict):
         raise DataError("not a JSON object", where=str(path), fix="repair or remove the file")

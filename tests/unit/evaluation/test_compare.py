@@ -229,8 +229,10 @@ def test_a_run_that_was_moved_with_its_evaluation_is_found(evaluated: Path) -> N
         ('{"predictions": null, "metrics": {}}', "does not record which predictions it measured"),
         ('{"predictions": "/gone/gt_vs_pred.jsonl"}', "the predictions /gone/gt_vs_pred.jsonl cannot be found"),
         ('{"predictions": "gt_vs_pred.jsonl", "protocol": {"prompt": "none"}}', "does not record the rules of the evaluation"),
+        ('{"predictions": "gt_vs_pred.jsonl", "protocol": {"label_encoder": 5}}', "does not record the rules of the evaluation"),
+        ('{"a": ' * 5000 + "1" + "}" * 5000, "not readable as JSON"),
     ],
-    ids=["broken", "no object", "from memory", "gone", "without rules"],
+    ids=["broken", "no object", "from memory", "gone", "without rules", "rules of another type", "too deep"],
 )
 def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "eval").mkdir()

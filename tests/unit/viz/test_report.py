@@ -135,6 +135,18 @@ def test_run_facts_come_from_the_files_beside_the_predictions(make_run: Any) -> 
         assert f"<dt>{name}</dt><dd>{value}</dd>" in text
 
 
+def test_what_lies_beside_the_predictions_may_be_damaged(make_run: Any) -> None:
+    run = make_run()
+    (run / "resolved_config.json").write_text(json.dumps({"schema_version": 1, "config": {"infer": {"constrain": "json", "labels": 5}}}))
+    (run / "summary.json").write_text('{"half a character": "\\ud800!"}')
+    text = run_report(run, thumbnails="none").read_text()
+    assert "constrain=json · " in text
+    assert "\ufffd!" in text
+    (run / "summary.json").write_text('{"a": ' * 5000 + "1" + "}" * 5000)
+    with pytest.raises(DataError, match=r"summary\.json: not readable as JSON"):
+        run_report(run, thumbnails="none")
+
+
 def test_an_image_that_cannot_be_read_leaves_an_empty_ground_and_a_notice(make_run: Any) -> None:
     run = make_run()
     (run / "images" / "1.png").unlink()
