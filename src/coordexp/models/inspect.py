@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
 from coordexp.codec.coord_tokens import coord_tokens
 from coordexp.models.adapter_files import WEIGHTS_NAME, AdapterInfo, list_tensors, read_adapter
 from coordexp.models.load import check_checkpoint, read_config, weight_files
 from coordexp.models.parts import PARTS, part_of
+from coordexp.models.processor import READ_ERRORS, first_line, load_tokenizer
 from coordexp.types.errors import CheckpointError
 
 
@@ -74,7 +75,7 @@ def inspect_checkpoint(folder: Path) -> CheckpointContent:
         for name, (shape, dtype) in _headers(file).items():
             shapes[name] = shape
             counts[part_of(name)][dtype] += int(torch.Size(shape).numel())
-    vocab = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_vocab()
+    vocab = load_tokenizer(folder).get_vocab()
     embedding = next((shape for name, shape in shapes.items() if name.endswith("embed_tokens.weight")), None)
     if embedding is None:
         raise CheckpointError("no tensor embed_tokens.weight", where=str(folder), fix="copy all *.safetensors files of the checkpoint")
@@ -117,7 +118,10 @@ def build_empty(folder: Path) -> Qwen3VLForConditionalGeneration:
         CheckpointError: the folder is no Qwen3-VL checkpoint.
     """
     check_checkpoint(folder)
-    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except READ_ERRORS as error:
+        raise CheckpointError(f"config.json cannot be read ({first_line(error)})", where=str(folder), fix="copy the file again") from error
     with torch.device("meta"):
         model = Qwen3VLForConditionalGeneration(config)
     model.tie_weights()

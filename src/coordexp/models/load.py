@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from coordexp.codec.coord_tokens import CoordVocabulary
-from coordexp.models.processor import load_processor
+from coordexp.models.processor import READ_ERRORS, first_line, load_processor
 from coordexp.models.quantize import Quantization, quantization_config
 from coordexp.models.quiet import no_library_bars
 from coordexp.types.errors import CheckpointError
@@ -146,6 +145,8 @@ def _check_shards(folder: Path, index: Path) -> None:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index.name} cannot be read ({error})", where=str(folder), fix="copy the file again") from error
+    if not shards:
+        raise CheckpointError(f"{index.name} names no weight file", where=str(folder), fix="copy the file again")
     outside = sorted(str(name) for name in shards if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"))
     if outside:
         what = f"{index.name} names {outside[0]!r}, which is no safetensors file of the folder"
@@ -167,10 +168,9 @@ def _load_weights(folder: Path, *, dtype: torch.dtype, attn_implementation: str,
                 use_safetensors=True,
                 **settings,
             )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except READ_ERRORS as error:
         raise CheckpointError(
-            f"the weights cannot be loaded ({reason})", where=str(folder), fix="copy the folder again, or use another dtype or attention"
+            f"the weights cannot be loaded ({first_line(error)})", where=str(folder), fix="copy the folder again, or use another dtype or attention"
         ) from error
     missing = sorted(info["missing_keys"])
     if missing:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from coordexp.types.errors import CheckpointError
+
+READ_ERRORS: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
+"""What the library raises over a file of a checkpoint that is damaged, or that holds something else than it should."""
 
 
 class ImageOnlyProcessor(Qwen3VLProcessor):
@@ -34,13 +39,11 @@ def load_processor(path: Path | str) -> Qwen3VLProcessor:
     folder = Path(path)
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         raise CheckpointError("no preprocessor_config.json", where=str(folder), fix="copy the file from the model that this checkpoint was made from")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise CheckpointError("no tokenizer.json", where=str(folder), fix="copy the tokenizer files from the model that this checkpoint was made from")
+    tokenizer = load_tokenizer(folder)
     try:
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the processor cannot be read ({error})", where=str(folder), fix="use an unchanged Qwen3-VL folder") from error
+    except READ_ERRORS as error:
+        raise CheckpointError(f"the processor cannot be read ({first_line(error)})", where=str(folder), fix="use an unchanged Qwen3-VL folder") from error
     template = tokenizer.chat_template or _template_file(folder)
     if not isinstance(template, str):
         raise CheckpointError("no chat template", where=str(folder), fix="copy chat_template.jinja from the model that this checkpoint was made from")
@@ -48,6 +51,25 @@ def load_processor(path: Path | str) -> Qwen3VLProcessor:
     if processor.image_token not in tokenizer.get_vocab():
         raise CheckpointError(f"the tokenizer has no {processor.image_token}", where=str(folder), fix="use a Qwen3-VL checkpoint")
     return processor
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise CheckpointError("no tokenizer.json", where=str(folder), fix="copy the tokenizer files from the model that this checkpoint was made from")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except READ_ERRORS as error:
+        raise CheckpointError(f"the tokenizer cannot be read ({first_line(error)})", where=str(folder), fix="use an unchanged Qwen3-VL folder") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what the library says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _template_file(folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,3 +86,27 @@ def test_what_is_no_checkpoint_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="would be replaced, and is no checkpoint"):
             run()
     assert (tmp_path / "pictures" / "holiday.png").read_bytes() == b"dear"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", None, "no tokenizer.json; copy the tokenizer files"),
+        ("tokenizer.json", "{", "the tokenizer cannot be read"),
+        ("tokenizer_config.json", "[1]", "the tokenizer cannot be read"),
+    ],
+)
+def test_a_folder_whose_tokenizer_is_missing_or_damaged_is_not_counted(tiny_folder: Path, tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "damaged")
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        inspect_checkpoint(folder)
+
+
+def test_a_configuration_that_is_none_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "damaged")
+    (folder / "config.json").write_text('{"model_type": "qwen3_vl", "text_config": 3}')
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        build_empty(folder)

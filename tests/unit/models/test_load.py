@@ -58,6 +58,15 @@ def name_missing_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def write(name: str, content: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(content) and None
+
+
+def empty_index(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -73,8 +82,33 @@ def name_missing_shard(folder: Path) -> None:
         (drop_coord_tokens, r"the tokenizer has 999 of the 1000 coordinate tokens \(<\|coord_7\|> is missing\)"),
         (drop_tensor, r"1 tensors are missing \(model.visual.pos_embed.weight\)"),
         (truncate_weights, "the weights cannot be loaded"),
+        (empty_index, r"model.safetensors.index.json names no weight file; copy the file again"),
+        (set_config(text_config=3), r"the tokenizer cannot be read \(Validation error for field 'text_config':\)"),
+        (write("tokenizer_config.json", "[1]"), "the tokenizer cannot be read"),
+        (write("tokenizer.json", '{"version"'), "the tokenizer cannot be read"),
+        (write("preprocessor_config.json", "[1]"), "the processor cannot be read"),
+        (write("generation_config.json", "[1]"), "the weights cannot be loaded"),
     ],
-    ids=["folder", "config", "json", "type", "weights", "shard", "image", "tokenizer", "template", "coords", "tensor", "truncated"],
+    ids=[
+        "folder",
+        "config",
+        "json",
+        "type",
+        "weights",
+        "shard",
+        "image",
+        "tokenizer",
+        "template",
+        "coords",
+        "tensor",
+        "truncated",
+        "index",
+        "section",
+        "settings",
+        "cut",
+        "list",
+        "generation",
+    ],
 )
 def test_a_damaged_folder_is_refused(untrained: Path, tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
     folder = shutil.copytree(untrained, tmp_path / "damaged")
