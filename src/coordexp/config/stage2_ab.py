@@ -26,7 +26,7 @@ class ScheduleSection(Section):
 
 class SemanticDescGateSection(Section):
     enabled: Switch = False
-    """Let desc tokens agree by meaning."""
+    """Let desc tokens agree by meaning; without effect while `desc_ce_weight_matched` is 0."""
     threshold: Share = 0.5
     """Cosine from which on two names agree."""
     model_name_or_path: Text = SENTENCE_ENCODER

@@ -74,9 +74,12 @@ def desc_monitor(section: RolloutMatchingSection, *, say: Callable[[str], None])
 
 
 def desc_gate(section: Stage2ABSection, *, say: Callable[[str], None]) -> DescJudge | None:
-    """The judge that lets names of matched objects be taught; None: the gate is off, or there is no encoder, so that only equal tokens are."""
+    """The judge that lets names of matched objects be taught; None: the gate is off or without effect, or there is no encoder: only equal tokens are."""
     gate = section.channel_b.semantic_desc_gate
     if not gate.enabled:
+        return None
+    if section.channel_b.desc_ce_weight_matched == 0:
+        say("warning: stage2_ab.channel_b.semantic_desc_gate has no effect: with desc_ce_weight_matched 0 no name of a matched object is taught")
         return None
     without = "only name tokens that equal the annotation are taught (stage2_ab/channel_b/semantic_desc_gate/is_active is 0)"
     encoder = _open_encoder(gate.model_name_or_path, gate.revision, where="stage2_ab.channel_b.semantic_desc_gate", without=without, say=say)

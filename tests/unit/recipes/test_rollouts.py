@@ -82,8 +82,8 @@ def test_every_setting_of_channel_b_arrives() -> None:
     )
 
 
-def gate_section(**gate) -> Stage2ABSection:
-    return Stage2ABSection.model_validate({"schedule": {"b_ratio": 0.1}, "channel_b": {"semantic_desc_gate": gate}})
+def gate_section(*, weight: float = 0.5, **gate) -> Stage2ABSection:
+    return Stage2ABSection.model_validate({"schedule": {"b_ratio": 0.1}, "channel_b": {"semantic_desc_gate": gate, "desc_ce_weight_matched": weight}})
 
 
 def test_judges_that_are_off_are_none_and_say_nothing() -> None:
@@ -102,6 +102,12 @@ def test_judges_with_an_encoder_are_active_with_their_own_threshold() -> None:
     assert (monitor.is_active, gate.is_active) == (True, True)
     assert (monitor.agree([("kitten", "cat")]), gate.agree([("kitten", "cat")])) == ([False], [True])
     assert said == []
+
+
+def test_a_gate_over_names_that_are_not_taught_is_one_warning_and_opens_no_encoder() -> None:
+    said: list[str] = []
+    assert desc_gate(gate_section(weight=0.0, enabled=True, model_name_or_path="no/such-encoder"), say=said.append) is None
+    assert said == ["warning: stage2_ab.channel_b.semantic_desc_gate has no effect: with desc_ce_weight_matched 0 no name of a matched object is taught"]
 
 
 def test_a_missing_encoder_is_one_warning_and_names_what_is_left() -> None:
