@@ -29,6 +29,7 @@ def report(
     ] = "folder",
     pixel_mode: Annotated[str | None, typer.Option("--pixel-mode", "--pixel_mode", help="int | exact")] = None,
     label_match: Annotated[str | None, typer.Option("--label-match", "--label_match", help="exact | semantic")] = None,
+    semantic_model: Annotated[str | None, typer.Option("--semantic-model", "--semantic_model", help="Text encoder: folder or hub id.")] = None,
 ) -> None:
     """Write a report: metrics, curves, error types, per-class table, gallery of all images, training curves.
 
@@ -37,6 +38,9 @@ def report(
     for flag, value in (("--thumbnails", thumbnails), ("--pixel-mode", pixel_mode), ("--label-match", label_match)):
         if value is not None and value not in _CHOICES[flag]:
             raise ConfigError(f"'{value}' is none of {', '.join(_CHOICES[flag])}", where=flag, fix=f"write {flag} {_CHOICES[flag][0]}")
+    if semantic_model == "":
+        raise ConfigError("is empty", where="--semantic-model", fix="name a folder or a hub id")
+    rules = {"pixel_mode": pixel_mode, "label_match": label_match, "semantic_model": semantic_model}
     from coordexp.cli.progress import console_progress
     from coordexp.recipes.report import run_report
 
@@ -48,7 +52,7 @@ def report(
         root_image_dir=root_image_dir,
         max_images=max_images,
         thumbnails=cast("ThumbnailMode", thumbnails),
-        rules={name: value for name, value in (("pixel_mode", pixel_mode), ("label_match", label_match)) if value is not None},
+        rules={name: value for name, value in rules.items() if value is not None},
         progress=console_progress(),
     )
     typer.echo(f"report: {written}")

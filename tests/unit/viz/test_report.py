@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from coordexp.cli.main import main
 from coordexp.config.evaluation import EvalConfig
 from coordexp.evaluation.evaluate import EvalSettings, evaluate
 from coordexp.evaluation.semantic_report import DescRow, NearDuplicate, SemanticReport
 from coordexp.recipes.evaluate import run_evaluation
 from coordexp.recipes.report import run_report, write_report
+from coordexp.semantics.lookup import DEFAULT_ENCODER, find_encoder
 from coordexp.types.errors import DataError
 from coordexp.viz.charts import WIDTH, Series, line_chart, nice_ticks, short_number, smooth, thin_out
 from coordexp.viz.report import ReportRun
@@ -256,3 +258,16 @@ def test_an_evaluation_that_records_unknown_rules_is_one_sentence(make_run: Any)
     (run / "eval" / "metrics.json").write_text(json.dumps(recorded))
     with pytest.raises(DataError, match=r"eval: records rules that are none of an evaluation \(pixel_mode\)"):
         run_report(run)
+
+
+def test_an_encoder_that_was_a_folder_elsewhere_can_be_named(make_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    box = {"type": "bbox_2d", "points": [5, 5, 25, 25]}
+    run = make_run(records=[{"gt": [{**box, "desc": "cat"}], "pred": [{**box, "desc": "kitty"}]}])
+    run_evaluation(EvalConfig(pred_jsonl=run / "gt_vs_pred.jsonl", out_dir=run / "eval"))
+    recorded = (run / "eval" / "metrics.json").read_text()
+    (run / "eval" / "metrics.json").write_text(re.sub(r'"label_encoder": ".*@', '"label_encoder": "my_encoder@', recorded))
+    report = ["report", str(run), "--thumbnails", "none"]
+    assert main(report) == 2
+    assert "the text encoder 'my_encoder' is not on this machine" in capsys.readouterr().err
+    assert main([*report, "--semantic-model", str(find_encoder(DEFAULT_ENCODER).folder)]) == 0
+    assert "labels=semantic&gt;=0.6" in (run / "report.html").read_text()
