@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -71,17 +72,19 @@ def joined(mine: Iterable[KeysAndValues], theirs: Iterable[KeysAndValues], *, or
 
     What lies more than `length` before the end is cut off: the caller knows that nothing looks at it. What is new in front is zero.
     """
+    join = partial(join_rows, order=order, length=length, dim=2)
     for (my_keys, my_values), (their_keys, their_values) in zip(mine, theirs, strict=True):
-        yield _join(my_keys, their_keys, order=order, length=length), _join(my_values, their_values, order=order, length=length)
+        yield join(my_keys, their_keys), join(my_values, their_values)
 
 
-def _join(mine: Tensor, theirs: Tensor, *, order: Tensor, length: int) -> Tensor:
+def join_rows(mine: Tensor, theirs: Tensor, *, order: Tensor, length: int, dim: int) -> Tensor:
+    """Of two tensors with rows first and tokens in the dimension `dim`; see `joined`."""
     # zeros: a weight of 0 times whatever lies in fresh memory can be NaN
-    room = mine.new_zeros(len(order), mine.shape[1], length, mine.shape[3])
+    room = mine.new_zeros(len(order), *mine.shape[1:dim], length, *mine.shape[dim + 1 :])
     is_mine = order < len(mine)
     for part, places, rows in ((mine, is_mine, order[is_mine]), (theirs, ~is_mine, order[~is_mine] - len(mine))):
-        width = min(length, part.shape[2])
-        room[places, :, length - width :] = part[rows, :, part.shape[2] - width :]
+        width = min(length, part.shape[dim])
+        room.narrow(dim, length - width, width)[places] = part.narrow(dim, part.shape[dim] - width, width)[rows]
     return room
 
 

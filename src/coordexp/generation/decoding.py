@@ -1,5 +1,5 @@
 """Greedy decoding and sampling of any number of prompts, so many at a time. Each row ends by itself: at a stop token, at the limit, or when its loop guard
-says so. The places of rows that have ended are given to the next prompts.
+says so. The places of rows that have ended are given to the next prompts. A step may carry a guess at one more token of each row.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from coordexp.generation.constrained import ConstrainedRows
+from coordexp.generation.drafts import Drafter
 from coordexp.generation.forward import CachedForward
 from coordexp.generation.prompt_batch import PromptBatch
 from coordexp.generation.repeat import RepeatGuard
@@ -44,8 +45,11 @@ class Decoding:
         max_new_tokens: int,
         guards: Sequence[RepeatGuard] | None = None,
         constrained: ConstrainedRows | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
-        """`collate` gives the prompts of some rows; `stop_ids` [S] is on the model's device; `guards` has one for each row; `constrained` is the picker's."""
+        """`collate` gives the prompts of some rows; `stop_ids` [S] is on the model's device; `guards` has one for each row; `constrained` is the picker's.
+        `drafter`: for a `CachedForward` with sdpa attention.
+        """
         device = stop_ids.device
         self._forward, self._collate, self._picker, self._recorder = forward, collate, picker, recorder
         self._stop_ids, self._guards, self._max_new_tokens, self._batch_size = stop_ids, guards, max_new_tokens, batch_size
@@ -53,7 +57,7 @@ class Decoding:
         self._tokens = torch.zeros(num_rows, max_new_tokens + 1, dtype=torch.long, device=device)
         self._num_tokens = torch.zeros(num_rows, dtype=torch.long, device=device)
         self._is_stopped = torch.zeros(num_rows, dtype=torch.bool, device=device)
-        self._constrained = constrained
+        self._constrained, self._drafter = constrained, drafter
         self._looped: set[int] = set()
 
     def run(self) -> None:
@@ -77,7 +81,7 @@ class Decoding:
                 kept = is_running.nonzero().squeeze(-1)
                 self._forward.keep_rows(kept)
                 rows, tokens, is_running = rows[kept], tokens[kept], is_running[kept]
-            tokens, is_running = self._take(self._forward.advance(tokens), rows=rows, is_running=is_running)
+            tokens, is_running = self._step(tokens, rows=rows, is_running=is_running)
 
     def response_ids(self, row: int) -> tuple[int, ...]:
         """Without the stop token."""
@@ -93,11 +97,34 @@ class Decoding:
     def trace(self, row: int) -> tuple[TokenTrace, ...] | None:
         return None if self._recorder is None else self._recorder.trace(row, num_tokens=int(self._num_tokens[row]))
 
+    def _step(self, tokens: Tensor, *, rows: Tensor, is_running: Tensor) -> tuple[Tensor, Tensor]:
+        """What `_take` returns, after one step of the model with these tokens [N]; where guesses were right, after them."""
+        drafts = None if self._drafter is None else self._drafter.guesses(rows.tolist(), is_running.tolist())
+        if drafts is None or not isinstance(self._forward, CachedForward):
+            return self._take(self._forward.advance(tokens), rows=rows, is_running=is_running)
+        guesses = torch.tensor(drafts, device=tokens.device)
+        logits = self._forward.advance_with_guesses(tokens, guesses)
+        tokens, is_running = self._take(logits[:, 0], rows=rows, is_running=is_running)
+        is_right = torch.zeros_like(guesses, dtype=torch.bool)
+        right = torch.arange(len(rows), device=rows.device)
+        for place in range(guesses.shape[1]):
+            right = right[is_running[right] & (tokens[right] == guesses[right, place])]
+            if len(right) == 0:
+                break
+            is_right[right, place] = True
+            tokens[right], is_running[right] = self._take(logits[right, place + 1], rows=rows[right], is_running=is_running[right])
+        self._forward.keep_guesses(is_right)
+        return tokens, is_running
+
     def _take(self, logits: Tensor, *, rows: Tensor, is_running: Tensor) -> tuple[Tensor, Tensor]:
         """The next token [N] of each of these rows [N], and which of them go on [N]."""
         steps = torch.where(is_running, self._num_tokens[rows], self._max_new_tokens)
         tokens = self._picker.pick(logits, rows=rows, steps=steps)
         self._tokens[rows, steps] = tokens
+        if self._drafter is not None:
+            for row, token, runs in zip(rows.tolist(), tokens.tolist(), is_running.tolist(), strict=True):
+                if runs:
+                    self._drafter.push(row, token)
         if self._recorder is not None:
             self._recorder.record(logits, tokens, rows=rows, steps=steps, is_running=is_running)
         is_stop = is_running & (tokens[:, None] == self._stop_ids).any(dim=-1)

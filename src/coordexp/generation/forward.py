@@ -1,7 +1,7 @@
 """A model that goes on from prompts, with its memory: one token for each row at a time, rows dropped, doubled, put in another order or joined by new ones.
 
-The memory of a row ends where that of every other row ends; what lies before its beginning is masked. Keys are stored with their rope positions, so
-that a row may be moved along the memory.
+The memory of a row ends where that of every other row ends; what lies before its beginning is masked, and so are guesses that were wrong. Keys are stored
+with their rope positions, so that a row may be moved along the memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coordexp.generation.cache import DecodingCache
+from coordexp.generation.cache import DecodingCache, join_rows
 from coordexp.generation.prompt_batch import PromptBatch
 
 
@@ -40,29 +40,48 @@ class CachedForward:
             The rows that there are now, by their former places, the new ones as N, N + 1, …; and logits [B, vocabulary] of the first token of the new ones.
         """
         cache, logits = prefill(self._model, batch)
-        new = torch.arange(len(logits), device=logits.device)
-        prompt_length, lengths = batch.input_ids.shape[1], batch.attention_mask.sum(dim=1)
+        new, is_used = torch.arange(len(logits), device=logits.device), batch.attention_mask.bool()
         if len(is_running) == 0:
-            self._cache, self._length, self._lengths, self._position = cache, prompt_length, lengths, batch.next_position
+            self._cache, self._is_used, self._position = cache, is_used, batch.next_position
             return new, logits
         order = torch.cat((is_running.nonzero().squeeze(-1), len(is_running) + new))
-        self._length = max(prompt_length, 0, *self._lengths[is_running].tolist())
-        self._cache.join(cache, order=order, length=self._length)
-        self._lengths = torch.cat((self._lengths, lengths))[order]
+        lengths = self._is_used.shape[1] - self._is_used[is_running].int().argmax(dim=1)
+        length = max(is_used.shape[1], 0, *lengths.tolist())
+        self._cache.join(cache, order=order, length=length)
+        self._is_used = join_rows(self._is_used, is_used, order=order, length=length, dim=1)
         self._position = torch.cat((self._position, batch.next_position), dim=1)[:, order]
         return order, logits
 
     def keep_rows(self, rows: Tensor) -> None:
         """Go on with the rows of these indices [N], in this order; an index may come more than once."""
         self._cache.keep_rows(rows)
-        self._lengths, self._position = self._lengths[rows], self._position[:, rows]
+        self._is_used, self._position = self._is_used[rows], self._position[:, rows]
 
     def advance(self, tokens: Tensor) -> Tensor:
         """Logits after the next token of each row, ids [rows]."""
-        self._length, self._lengths = self._length + 1, self._lengths + 1
-        places = torch.arange(self._length, device=tokens.device)
-        is_used = places >= self._length - self._lengths[:, None]
-        attention_mask = is_used[:, None, None, :] if self._takes_key_mask else is_used.long()
-        position, self._position = self._position, self._position + 1
-        inputs = {"input_ids": tokens[:, None], "attention_mask": attention_mask, "position_ids": position}
-        return self._model(**inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+        return self._run(tokens[:, None])[:, -1]
+
+    def advance_with_guesses(self, tokens: Tensor, guesses: Tensor) -> Tensor:
+        """Logits [rows, 1 + G, vocabulary] after the next token of each row and after each guess [rows, G] at those behind it.
+
+        `keep_guesses` says which were right. For attention that takes a mask over the keys (sdpa).
+        """
+        assert self._takes_key_mask, "a wrong guess is masked"
+        return self._run(torch.cat((tokens[:, None], guesses), dim=1))
+
+    def keep_guesses(self, is_right: Tensor) -> None:
+        """Of the last guesses keep these (bool [rows, G]), in each row the first ones or none."""
+        self._is_used[:, -is_right.shape[1] :] = is_right
+        self._position = self._position - (~is_right).sum(dim=1)[None, :, None]
+
+    def _run(self, ids: Tensor) -> Tensor:
+        """Logits [rows, new, vocabulary] after each of these tokens [rows, new]."""
+        num_new = ids.shape[1]
+        self._is_used = torch.cat((self._is_used, torch.ones_like(ids, dtype=torch.bool)), dim=1)
+        attention_mask = self._is_used[:, None, None, :] if self._takes_key_mask else self._is_used.long()
+        if num_new > 1:
+            num_places = self._is_used.shape[1]
+            attention_mask = attention_mask & torch.ones(num_new, num_places, dtype=torch.bool, device=ids.device).tril(num_places - num_new)
+        position, self._position = self._position + torch.arange(num_new, device=ids.device), self._position + num_new
+        inputs = {"input_ids": ids, "attention_mask": attention_mask, "position_ids": position}
+        return self._model(**inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=num_new).logits.float()

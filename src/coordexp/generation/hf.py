@@ -18,6 +18,7 @@ from coordexp.codec.text_tokenizer import TextTokenizer
 from coordexp.generation.beams import BeamSearch
 from coordexp.generation.constrained import AutomatonShelf, ConstrainedRows
 from coordexp.generation.decoding import Decoding
+from coordexp.generation.drafts import Drafter
 from coordexp.generation.forward import CachedForward, takes_key_mask
 from coordexp.generation.prompt_batch import PromptBatch, collate_prompts
 from coordexp.generation.protocol import BackendInfo, GenerationRequest
@@ -51,6 +52,8 @@ class HfBackend:
         )
         parameter = next(self._model.parameters())
         self._slots = SlotForward(self._model) if has_fixed_weights and takes_key_mask(self._model) and parameter.is_cuda else None
+        # measured on CPUs alone
+        self._has_drafts = takes_key_mask(self._model) and parameter.device.type == "cpu"
         self._info = BackendInfo(
             type="hf",
             checkpoint=str(loaded.path),
@@ -116,6 +119,7 @@ class HfBackend:
             max_new_tokens=settings.max_new_tokens,
             guards=self._guards(settings, len(requests)),
             constrained=constrained,
+            drafter=Drafter(len(requests), coord_ids=self._coord_vocab.ids) if self._has_drafts else None,
         )
         decoding.run()
         return [

@@ -103,6 +103,9 @@ def build_command(python: Path, options: ServerOptions) -> list[str]:
 def build_environment(options: ServerOptions) -> dict[str, str]:
     """What vLLM reads from the environment; what the user has set stands."""
     own = {**engine_environment(is_cpu=options.is_cpu, constrained=options.constrained), "VLLM_SERVER_DEV_MODE": "1"}  # the control routes
+    if options.is_cpu:
+        # one core for the HTTP server and the clients: an engine on all of them waits at every operation for the thread that shares its core
+        own["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))
     if options.lora:
         own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     own["CUDA_VISIBLE_DEVICES"] = "" if options.is_cpu else options.device

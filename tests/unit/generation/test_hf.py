@@ -1,6 +1,8 @@
 """A row of a batch is what it would be alone, and what plain transformers writes."""
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -137,13 +139,21 @@ def test_only_the_looping_row_is_ended(tiny, make_requests) -> None:
 
 def test_a_model_that_writes_nothing_but_keys_is_ended_by_their_number(tiny, make_requests) -> None:
     key = tiny.tokenizer.encode('"object_1":', add_special_tokens=False)
-    script = iter(4 * key)
-    hook = tiny.model.lm_head.register_forward_hook(lambda module, inputs, logits: torch.zeros_like(logits).index_fill(-1, torch.tensor(next(script)), 9.0))
+    hook = tiny.model.register_forward_hook(partial(write_in_circles, key), with_kwargs=True)
     limits = RepeatLimits(min_new_tokens=0, max_object_keys=2)
     (sample,) = HfBackend(tiny).generate(make_requests((64, 64)), replace(GREEDY, max_new_tokens=4 * len(key), repeat=limits))
     hook.remove()
     assert sample.text == '"object_1":' * 3
     assert sample.finish_reason == "repeat"
+
+
+def write_in_circles(ids: list[int], _model: Any, _args: Any, inputs: dict[str, Any], output: Any) -> Any:
+    """Logits by which each of these tokens follows the one before it, and the first one any other."""
+    next_of = dict(zip(ids, ids[1:] + ids[:1], strict=True))
+    num_places = output.logits.shape[1]
+    tokens = torch.tensor([[next_of.get(token, ids[0]) for token in row] for row in inputs["input_ids"][:, -num_places:].tolist()])
+    output.logits = torch.zeros_like(output.logits).scatter(-1, tokens[:, :, None], 9.0)
+    return output
 
 
 def with_stop_tokens(tiny, monkeypatch: pytest.MonkeyPatch, *more: int) -> list[int]:

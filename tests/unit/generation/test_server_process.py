@@ -70,6 +70,16 @@ def test_gpus_are_named_and_a_cpu_has_none(options: ServerOptions) -> None:
     assert '{"backend": "coordexp"}' in build_command(Path("python"), options)
 
 
+@pytest.mark.parametrize(("cores", "given", "threads"), [(8, None, "7"), (1, None, "1"), (8, "3", "3")])
+def test_an_engine_on_a_cpu_leaves_a_core_to_server_and_clients(options: ServerOptions, monkeypatch: pytest.MonkeyPatch, cores, given, threads) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert "OMP_NUM_THREADS" not in build_environment(replace(options, device="0"))
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert build_environment(options)["OMP_NUM_THREADS"] == threads
+
+
 def test_a_token_is_in_the_environment_and_not_in_the_command(options: ServerOptions) -> None:
     guarded = replace(options, token="s3cret")
     assert "s3cret" not in " ".join(build_command(Path("python"), guarded))
