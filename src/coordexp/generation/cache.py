@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
 
-_HEADROOM = 256
-"""Tokens of spare room at the first allocation; later the room grows by half."""
+_HEADROOM = 64
+"""Tokens of spare room at least; more when the memory grows by half."""
 
 
 KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
@@ -47,10 +47,10 @@ class GrowingLayer(DynamicLayer):
         self._key_room, self._value_room = self._key_room[indices], self._value_room[indices]
         self._show(self._length)
 
-    def replace(self, keys: Tensor, values: Tensor) -> None:
-        """Make these the contents."""
+    def replace(self, keys: Tensor, values: Tensor, *, length: int) -> None:
+        """Make the first `length` tokens of these the contents, the rest spare room."""
         self._key_room, self._value_room = keys, values
-        self._show(keys.shape[-2])
+        self._show(length)
 
     def contents(self) -> KeysAndValues:
         return self._key_room[:, :, : self._length], self._value_room[:, :, : self._length]
@@ -67,20 +67,21 @@ class GrowingLayer(DynamicLayer):
         self._value_room = value_states.new_empty(*value_states.shape[:2], capacity, value_states.shape[-1])
 
 
-def joined(mine: Iterable[KeysAndValues], theirs: Iterable[KeysAndValues], *, order: Tensor, length: int) -> Iterator[KeysAndValues]:
-    """Of each layer, the rows `order` [N] of `mine` followed by `theirs`, [N, heads, length, head_dim], all of them ending at the end.
+def joined(mine: Iterable[KeysAndValues], theirs: Iterable[KeysAndValues], *, order: Tensor, length: int, spare: int = 0) -> Iterator[KeysAndValues]:
+    """Of each layer, the rows `order` [N] of `mine` followed by `theirs`, [N, heads, length + spare, head_dim], all of them ending at the place `length`.
 
-    What lies more than `length` before the end is cut off: the caller knows that nothing looks at it. What is new in front is zero.
+    What lies more than `length` before the end is cut off: the caller knows that nothing looks at it. What is new in front is zero, the spare room anything.
     """
-    join = partial(join_rows, order=order, length=length, dim=2)
+    join = partial(join_rows, order=order, length=length, spare=spare, dim=2)
     for (my_keys, my_values), (their_keys, their_values) in zip(mine, theirs, strict=True):
         yield join(my_keys, their_keys), join(my_values, their_values)
 
 
-def join_rows(mine: Tensor, theirs: Tensor, *, order: Tensor, length: int, dim: int) -> Tensor:
+def join_rows(mine: Tensor, theirs: Tensor, *, order: Tensor, length: int, dim: int, spare: int = 0) -> Tensor:
     """Of two tensors with rows first and tokens in the dimension `dim`; see `joined`."""
-    # zeros: a weight of 0 times whatever lies in fresh memory can be NaN
-    room = mine.new_zeros(len(order), *mine.shape[1:dim], length, *mine.shape[dim + 1 :])
+    room = mine.new_empty(len(order), *mine.shape[1:dim], length + spare, *mine.shape[dim + 1 :])
+    # a weight of 0 times whatever lies in fresh memory can be NaN
+    room.narrow(dim, 0, length).zero_()
     is_mine = order < len(mine)
     for part, places, rows in ((mine, is_mine, order[is_mine]), (theirs, ~is_mine, order[~is_mine] - len(mine))):
         width = min(length, part.shape[dim])
@@ -107,5 +108,6 @@ class DecodingCache(Cache):
 
     def join(self, other: DecodingCache, *, order: Tensor, length: int) -> None:
         """Go on with the rows `order` of these followed by those of `other`; see `joined`."""
-        for layer, (keys, values) in zip(self._growing, joined(self.contents(), other.contents(), order=order, length=length), strict=True):
-            layer.replace(keys, values)
+        rooms = joined(self.contents(), other.contents(), order=order, length=length, spare=_HEADROOM)
+        for layer, (keys, values) in zip(self._growing, rooms, strict=True):
+            layer.replace(keys, values, length=length)

@@ -25,15 +25,13 @@ class TraceRecorder:
 
     def record(self, logits: Tensor, tokens: Tensor, *, rows: Tensor, steps: Tensor, is_running: Tensor) -> None:
         """Logits [N, V] and picked tokens [N] of the rows `rows` [N], each at its own step [N]; nothing is kept of rows that do not run."""
-        chosen = logits.gather(-1, tokens[:, None]).squeeze(-1)
-        self._logprobs[rows, steps] = chosen - logits.logsumexp(dim=-1)
-        is_coord = self._is_coord[tokens] & is_running
-        places = torch.stack((rows, steps), dim=-1)[is_coord].tolist()
-        if not places:
+        self._logprobs[rows, steps] = logits.log_softmax(dim=-1).gather(-1, tokens[:, None]).squeeze(-1)
+        coords = (self._is_coord[tokens] & is_running).nonzero().squeeze(-1)
+        if len(coords) == 0:
             return
         # index_select goes by bin: the ids need not be ascending
-        probs = logits[is_coord].index_select(-1, self._coord_ids).softmax(dim=-1).cpu().numpy()
-        for (row, step), distribution in zip(places, probs, strict=True):
+        probs = logits[coords].index_select(-1, self._coord_ids).softmax(dim=-1).cpu().numpy()
+        for row, step, distribution in zip(rows[coords].tolist(), steps[coords].tolist(), probs, strict=True):
             self._distributions[row, step] = array("f", distribution.tobytes())
 
     def trace(self, row: int, *, num_tokens: int) -> tuple[TokenTrace, ...]:
