@@ -25,7 +25,7 @@ from suite.command import benchmark_parser, write_figures
 from suite.pages import write_between
 
 COMMANDS = ("prepare", "curve", "teacher", "check", "run", "fresh", "table")
-QUICK_ARMS = ("s1_ce", "b_only")
+QUICK_ARMS = ("b_only",)
 
 
 def main() -> None:

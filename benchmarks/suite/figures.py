@@ -133,7 +133,7 @@ SUITE: tuple[Benchmark, ...] = (
                 bound="the start is not misled by its own words, so there is little that a rollout could teach: [why](#does-stage-2-teach)",
             ),
         ),
-        note="the quick form shows that the arms train; its scores say nothing",
+        note="the quick form shows that an arm trains; its scores say nothing",
     ),
     Benchmark(
         "async_overlap.py",
@@ -191,7 +191,7 @@ SUITE: tuple[Benchmark, ...] = (
                 "images a second, our transformers path over a plain `generate` loop, batch 16",
                 goal=">= 1.5",
                 peer="transformers",
-                bound="a row costs time on a CPU wherever it is: refilling saves the fixed part of a step alone; 1.83 on an H200: [more](#speed-of-inference)",
+                bound="reading the prompts, a quarter of the whole, is the same work on both sides: [more](#speed-of-inference)",
             ),
             Figure(
                 "vllm_ratio",
