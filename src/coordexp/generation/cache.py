@@ -52,6 +52,10 @@ class GrowingLayer(DynamicLayer):
         self._key_room, self._value_room = keys, values
         self._show(length)
 
+    def drop_last(self, count: int) -> None:
+        """Forget the last `count` tokens."""
+        self._show(self._length - count)
+
     def contents(self) -> KeysAndValues:
         return self._key_room[:, :, : self._length], self._value_room[:, :, : self._length]
 
@@ -105,6 +109,11 @@ class DecodingCache(Cache):
         """Keep the batch rows with these indices, in this order."""
         for layer in self._growing:
             layer.batch_select_indices(rows)
+
+    def drop_last(self, count: int) -> None:
+        """Forget the last `count` tokens of every row."""
+        for layer in self._growing:
+            layer.drop_last(count)
 
     def join(self, other: DecodingCache, *, order: Tensor, length: int) -> None:
         """Go on with the rows `order` of these followed by those of `other`; see `joined`."""

@@ -1,5 +1,5 @@
 """Greedy decoding and sampling of any number of prompts, so many at a time. Each row ends by itself: at a stop token, at the limit, or when its loop guard
-says so. The places of rows that have ended are given to the next prompts. A step may carry a guess at one more token of each row.
+says so. The places of rows that have ended are given to the next prompts. A step may carry guesses at the next tokens of each row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Guesses at the next token of an answer, from what followed the same few tokens before: most of an answer is format, and the format repeats itself.
+"""Guesses at the next tokens of an answer, from what followed the same few tokens before: most of an answer is format, and the format repeats itself.
 
 A guess costs a place in the next step of the model, which says by its own pick whether it was right; it never changes an answer. This is prompt lookup
 decoding (a form of speculative decoding, Leviathan et al. 2023) over the answers of one call.

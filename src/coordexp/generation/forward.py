@@ -70,9 +70,13 @@ class CachedForward:
         return self._run(torch.cat((tokens[:, None], guesses), dim=1))
 
     def keep_guesses(self, is_right: Tensor) -> None:
-        """Of the last guesses keep these (bool [rows, G]), in each row the first ones or none."""
-        self._is_used[:, -is_right.shape[1] :] = is_right
-        self._position = self._position - (~is_right).sum(dim=1)[None, :, None]
+        """Of the last guesses keep these (bool [rows, G]), in each row the first ones or none. Places that no row keeps are given back."""
+        num_guesses = is_right.shape[1]
+        self._position = self._position - (num_guesses - is_right.sum(dim=1))[None, :, None]
+        self._is_used[:, -num_guesses:] = is_right
+        num_lost = num_guesses - int(is_right.any(dim=0).sum())
+        self._cache.drop_last(num_lost)
+        self._is_used = self._is_used[:, : self._is_used.shape[1] - num_lost]
 
     def _run(self, ids: Tensor) -> Tensor:
         """Logits [rows, new, vocabulary] after each of these tokens [rows, new]."""

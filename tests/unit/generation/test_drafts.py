@@ -21,6 +21,7 @@ from coordexp.types.constraint import ConstraintSpec
 from coordexp.types.rollouts import GenerationSample, GenerationSettings, RepeatLimits
 
 NUM_SCENES = 24
+MOST_GUESSES = 7
 GREEDY = GenerationSettings(max_new_tokens=96)
 SAMPLED = replace(GREEDY, temperature=1.2, top_p=0.9, top_k=400)
 SETTINGS = {
@@ -52,6 +53,15 @@ def test_how_many_rows_run_together_does_not_matter(trained: LoadedModel, reques
     """A row alone gets several guesses a step, one among many a single one."""
     some = requests[:6]
     assert_same(HfBackend(trained, batch_size=batch_size).generate(some, GREEDY, with_trace=True), HfBackend(trained).generate(some, GREEDY, with_trace=True))
+
+
+def test_wrong_guesses_take_no_memory_of_a_row_alone(trained: LoadedModel, requests: list[GenerationRequest]) -> None:
+    widths: list[int] = []
+    hook = trained.model.register_forward_pre_hook(lambda _model, _args, inputs: widths.append(inputs["attention_mask"].shape[-1]), with_kwargs=True)
+    (sample,) = HfBackend(trained).generate(requests[:1], replace(GREEDY, temperature=1.5, max_new_tokens=90))
+    hook.remove()
+    assert len(sample.response_ids) > 20
+    assert len(sample.prompt_ids) < max(widths) <= len(sample.prompt_ids) + len(sample.response_ids) + MOST_GUESSES
 
 
 def test_a_guess_follows_the_longest_context_that_was_seen() -> None:
