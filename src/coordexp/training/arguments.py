@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import TrainingArguments
+import torch
+from transformers import Trainer, TrainingArguments, get_scheduler
 
 from coordexp.training.selection import best_metric
 from coordexp.training.sharding import number_formats, refuse_engine, sharding_arguments
@@ -38,6 +40,9 @@ _IGNORED: Final[dict[str, tuple[Any, str]]] = {
     "ignore_data_skip": (True, "the position in the data follows from the step"),
 }
 """Name → (the only value that works, why). Hugging Face's own defaults for these names work."""
+
+_ANY_STEPS: Final = 1000
+"""Stands for the steps of a run that is counted in epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ def build_arguments(values: Mapping[str, Any], *, run_folder: Path, needs_metric
         passed |= sharding_arguments(mode)
     try:
         arguments = TrainingArguments(**{**passed, **ours, **best_metric(values, is_needed=needs_metric)})
+        _try_optimizer(arguments)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"transformers refuses these settings ({str(error).splitlines()[0]})", where="training") from error
     if arguments.fsdp:
@@ -111,6 +117,16 @@ def build_arguments(values: Mapping[str, Any], *, run_folder: Path, needs_metric
     if arguments.n_gpu > 1:
         raise ConfigError(f"{arguments.n_gpu} GPUs are visible to one process", fix="start one process for each GPU: scripts/train.sh config=<yaml> gpus=0,1")
     return arguments
+
+
+def _try_optimizer(arguments: TrainingArguments) -> None:
+    """What Hugging Face would refuse only when the first step is near: an optimizer that is not installed, a schedule with options that it does not have."""
+    with contextlib.suppress(ValueError):  # of optimizers that look for layers in the model
+        Trainer.get_optimizer_cls_and_kwargs(arguments, torch.nn.Module())  # pyright: ignore[reportArgumentType]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
+    num_steps = arguments.max_steps if arguments.max_steps > 0 else _ANY_STEPS
+    options: Any = arguments.lr_scheduler_kwargs
+    get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(num_steps), num_steps, scheduler_specific_kwargs=options)
 
 
 def reporters(values: Mapping[str, Any]) -> list[str]:

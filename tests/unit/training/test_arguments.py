@@ -45,9 +45,25 @@ def test_a_setting_without_effect_is_refused(tmp_path: Path, values: dict[str, A
         build_arguments({**values, "use_cpu": True}, run_folder=tmp_path)
 
 
-def test_what_transformers_refuses_is_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lr_scheduler_type": "zigzag"},
+        {"lr_scheduler_kwargs": {"foo": 1}},
+        {"lr_scheduler_type": "cosine_with_min_lr"},
+        {"optim": "lomo"},
+    ],
+    ids=str,
+)
+def test_what_transformers_refuses_is_one_sentence_before_anything_is_loaded(tmp_path: Path, values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="transformers refuses"):
-        build_arguments({"lr_scheduler_type": "zigzag", "use_cpu": True}, run_folder=tmp_path)
+        build_arguments({**values, "use_cpu": True}, run_folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau", "polynomial"])
+def test_schedules_of_transformers_are_taken(tmp_path: Path, name: str) -> None:
+    arguments = build_arguments({"lr_scheduler_type": name, "warmup_steps": 3, "eval_strategy": "steps", "use_cpu": True}, run_folder=tmp_path)
+    assert arguments.lr_scheduler_type == name
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(None, ["tensorboard"]), ("none", []), (["tensorboard", "wandb"], ["tensorboard", "wandb"])])
