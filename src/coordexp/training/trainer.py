@@ -31,6 +31,8 @@ from coordexp.types.metrics import Metric
 
 _TINY = 1e-8
 """Denominator of a term that has no position in the whole step: its sum is 0."""
+_MAX_HISTORY = 1000
+"""Entries of `log_history`, which memory and the `trainer_state.json` of every checkpoint hold: all of a long run would be gigabytes."""
 
 
 ModelWriter: TypeAlias = Callable[[Path, Mapping[str, Tensor] | None], object]
@@ -204,6 +206,8 @@ class StepTrainer(Trainer):
             logs = {**logs, **self._gather(self._fold).values()}
             self._fold = MetricFold()
         super().log(self._measured(logs) if "train_runtime" in logs else logs, start_time)
+        # logging.jsonl has them all
+        del self.state.log_history[:-_MAX_HISTORY]
 
     def _measured(self, logs: dict[str, float]) -> dict[str, float]:
         """Trainer takes the time of a training from the clock of the day, which can be set back meanwhile: ours cannot."""

@@ -60,6 +60,15 @@ def test_a_filler_pack_changes_neither_loss_nor_gradient(make_stage1, tmp_path: 
     assert all(torch.equal(a, b) for a, b in zip(gradient, filled_gradient, strict=True))
 
 
+def test_memory_and_checkpoints_hold_the_latest_entries_of_the_log(make_stage1, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordexp.training.trainer._MAX_HISTORY", 3)
+    trainer, _ = make_trainer(make_stage1, tmp_path)
+    for step in range(5):
+        trainer.state.global_step = step
+        trainer.log({"learning_rate": 0.5})
+    assert [entry["step"] for entry in trainer.state.log_history] == [2, 3, 4]
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_samples(make_stage1, tmp_path: Path) -> None:
     trainer, packs = make_trainer(make_stage1, tmp_path)
     assert trainer.model is not None
