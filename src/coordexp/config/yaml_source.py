@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import yaml
 
-from coordexp.types.errors import ConfigError
+from coordexp.types.errors import ConfigError, first_line
 from coordexp.types.yaml_limits import MAX_BYTES, describe_excess
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
@@ -119,7 +119,7 @@ def _compose(text: str, source: str) -> yaml.Node | None:
     try:
         loader = _Loader(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {str(error).splitlines()[0]}", where=source) from error
+        raise ConfigError(f"not valid YAML: {first_line(error)}", where=source) from error
     try:
         node = loader.get_single_node()
         excess = None if node is None else describe_excess(node)

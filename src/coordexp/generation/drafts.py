@@ -38,11 +38,6 @@ class Drafter:
         self._answers: list[list[int]] = [[] for _ in range(num_rows)]
         self._next: dict[tuple[int, ...], int] = {}
 
-    @property
-    def num_contexts(self) -> int:
-        """That are remembered."""
-        return len(self._next)
-
     def push(self, row: int, token: int) -> None:
         """The next token of a row."""
         answer, kind = self._answers[row], _ANY_COORD if token in self._coord_ids else token

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coordexp.generation.server_control import Control, ServerFacts
-from coordexp.types.errors import BackendError
+from coordexp.types.errors import BackendError, first_line
 
 _BUCKET_BYTES = 64 * 1024**2
 """Of one broadcast buffer; larger tensors get a buffer of their own."""
@@ -76,7 +76,7 @@ class GlooTransfer:
                 host, control.address.group_port or 0, is_master=True, wait_for_workers=False, timeout=timeout
             )
         except RuntimeError as error:
-            what = f"the weight channel cannot listen on {host}, port {control.address.group_port or 'any'} ({_first_line(error)})"
+            what = f"the weight channel cannot listen on {host}, port {control.address.group_port or 'any'} ({first_line(error)})"
             raise BackendError(what, where=control.address.base_url, fix="choose another group_port, or leave it out") from error
         info = {"transport": "gloo", "host": host, "port": store.port, "world_size": world_size, "timeout_s": timeout_s}
         with ThreadPoolExecutor(max_workers=1) as other:
@@ -86,7 +86,7 @@ class GlooTransfer:
             except RuntimeError as error:
                 # that the server refused says more than that it did not come
                 joined.result()
-                raise httpx.ConnectTimeout(f"it did not join the weight channel ({_first_line(error)})") from error
+                raise httpx.ConnectTimeout(f"it did not join the weight channel ({first_line(error)})") from error
             joined.result()
         self._store = store
 
@@ -108,7 +108,7 @@ class GlooTransfer:
                     flat = torch.cat([tensor.detach().reshape(-1) for _, tensor in bucket]).cpu()
                     self._group.broadcast([flat], options).wait()
             except RuntimeError as error:
-                raise httpx.ReadError(f"the broadcast broke ({_first_line(error)})") from error
+                raise httpx.ReadError(f"the broadcast broke ({first_line(error)})") from error
             received.result()
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ def _shared_file(pairs: Sequence[tuple[str, Tensor]]) -> Iterator[Path]:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in pairs}, path)
         except (OSError, SafetensorError) as error:
-            what = f"{place} does not take the weights ({_first_line(error)})"
+            what = f"{place} does not take the weights ({first_line(error)})"
             raise BackendError(what, fix="make it larger (docker run --shm-size), or set rollout_matching.vllm.sync.transfer: gloo") from error
         yield path
     finally:
@@ -247,10 +247,6 @@ def checksum(tensor: Tensor) -> int:
     """CRC-32 of the bytes, as `worker_extension` counts it."""
     raw: Any = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
     return zlib.crc32(raw)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _own_address(host: str) -> str:

@@ -30,7 +30,7 @@ from coordexp.generation.vllm_requests import (
     sampling_parameters,
     unexpanded_ids,
 )
-from coordexp.types.errors import BackendError
+from coordexp.types.errors import BackendError, first_line
 from coordexp.types.rollouts import GenerationSample, GenerationSettings
 from coordexp.types.sequences import ImageInputs, PromptInputs
 
@@ -108,8 +108,8 @@ class VllmEngineBackend:
         except _ENGINE_ERRORS as error:
             if self._loop.num_broken_steps >= _MOST_BROKEN_STEPS:
                 fix = "repeat the command: an inference goes on where it stopped, a training by training.resume_from_checkpoint: true"
-                raise BackendLostError(f"vLLM in this process is broken ({_first_line(error)})", where=self._facts.checkpoint, fix=fix) from error
-            raise BackendError(f"vLLM cannot serve the requests ({_first_line(error)})", where=self._facts.checkpoint) from error
+                raise BackendLostError(f"vLLM in this process is broken ({first_line(error)})", where=self._facts.checkpoint, fix=fix) from error
+            raise BackendError(f"vLLM cannot serve the requests ({first_line(error)})", where=self._facts.checkpoint) from error
         return [self._sample(request, answer, settings) for request, answer in zip(requests, answers, strict=True)]
 
     @property
@@ -127,7 +127,7 @@ class VllmEngineBackend:
         try:
             engine.collective_rpc("coordexp_load", args=(tensors,))
         except _ENGINE_ERRORS as error:
-            raise BackendError(f"vLLM does not take the weights ({_first_line(error)})", where=self._facts.checkpoint) from error
+            raise BackendError(f"vLLM does not take the weights ({first_line(error)})", where=self._facts.checkpoint) from error
         self._forget()
         self.version = version
 
@@ -152,7 +152,7 @@ class VllmEngineBackend:
         try:
             self.engine.sleep(level=1)
         except _ENGINE_ERRORS as error:
-            raise BackendError(f"vLLM does not go to sleep ({_first_line(error)})", where=self._facts.checkpoint) from error
+            raise BackendError(f"vLLM does not go to sleep ({first_line(error)})", where=self._facts.checkpoint) from error
 
     def wake(self, part: Literal["weights", "kv_cache"]) -> None:
         """Take the memory of a part again: the weights can be exchanged once they are awake, and it generates when both are.
@@ -163,7 +163,7 @@ class VllmEngineBackend:
         try:
             self.engine.wake_up(tags=[part])
         except _ENGINE_ERRORS as error:
-            what = f"vLLM does not wake up ({part}: {_first_line(error)})"
+            what = f"vLLM does not wake up ({part}: {first_line(error)})"
             raise BackendError(what, where=self._facts.checkpoint, fix="lower vllm.gpu_memory_utilization, so that it finds room beside the learner") from error
 
     def close(self) -> None:
@@ -226,12 +226,12 @@ def start_engine(options: EngineOptions) -> Any:
     try:
         from vllm import LLM
     except ImportError as error:
-        raise BackendError(f"vLLM cannot be imported here ({_first_line(error)})", fix=HOW_TO) from error
+        raise BackendError(f"vLLM cannot be imported here ({first_line(error)})", fix=HOW_TO) from error
     try:
         with _own_threads():
             return LLM(**engine_arguments(options))
     except _ENGINE_ERRORS as error:
-        what = f"vLLM does not start ({_first_line(error)})"
+        what = f"vLLM does not start ({first_line(error)})"
         raise BackendError(what, where=str(options.model), fix="'coordexp doctor engine' checks the engine; VLLM_LOGGING_LEVEL=INFO shows its log") from error
 
 
@@ -244,7 +244,3 @@ def _own_threads() -> Iterator[None]:
     finally:
         torch.set_num_threads = kept
         torch.set_num_threads(count)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from coordexp.models.adapters import quiet_peft
-from coordexp.types.errors import CheckpointError
+from coordexp.types.errors import CheckpointError, first_line
 from coordexp.types.files import write_text
 
 CONFIG_NAME: Final = "adapter_config.json"
@@ -96,7 +96,7 @@ def load_adapter(model: PreTrainedModel, info: AdapterInfo) -> PeftModel:
         with quiet_peft():
             adapted = PeftModel.from_pretrained(model, str(info.folder), is_trainable=False)
     except (ValueError, RuntimeError, KeyError, IndexError, OSError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"the adapter does not fit the model ({reason})", where=str(info.folder), fix="name the model that it was trained on") from error
     check_weights(adapted, info.folder)
     return adapted

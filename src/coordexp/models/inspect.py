@@ -15,8 +15,8 @@ from coordexp.codec.coord_tokens import coord_tokens
 from coordexp.models.adapter_files import WEIGHTS_NAME, AdapterInfo, list_tensors, read_adapter
 from coordexp.models.load import check_checkpoint, read_config, weight_files
 from coordexp.models.parts import PARTS, part_of
-from coordexp.models.processor import READ_ERRORS, first_line, load_tokenizer
-from coordexp.types.errors import CheckpointError
+from coordexp.models.processor import READ_ERRORS, load_tokenizer
+from coordexp.types.errors import CheckpointError, first_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import torch
 from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from coordexp.codec.coord_tokens import CoordVocabulary
-from coordexp.models.processor import READ_ERRORS, first_line, load_processor
+from coordexp.models.processor import READ_ERRORS, load_processor
 from coordexp.models.quantize import Quantization, quantization_config
 from coordexp.models.quiet import no_library_bars
-from coordexp.types.errors import CheckpointError
+from coordexp.types.errors import CheckpointError, first_line
 
 DTYPES: Final[dict[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MODEL_TYPE: Final = "qwen3_vl"

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from coordexp.types.errors import CheckpointError
+from coordexp.types.errors import CheckpointError, first_line
 
 READ_ERRORS: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
 """What the library raises over a file of a checkpoint that is damaged, or that holds something else than it should."""
@@ -65,11 +65,6 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except READ_ERRORS as error:
         raise CheckpointError(f"the tokenizer cannot be read ({first_line(error)})", where=str(folder), fix="use an unchanged Qwen3-VL folder") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what the library says."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _template_file(folder: Path) -> str | None:

@@ -50,15 +50,12 @@ class ResultWriter:
         """Raises OutputError: another run is writing, or what lies there cannot be continued."""
         ensure_output_folder(self.path.parent)
         is_new = not self.partial.exists()
-        with translate_os_errors(self.partial):
-            self._stream = os.fdopen(os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-            try:
-                refuse_taken(self._stream.fileno(), self.path, who="run", fix="wait for it, or choose another run.name")
-                self._check_place()
-                self._open_journal(is_new=is_new)
-            except BaseException:
-                self._stream.close()
-                raise
+        with translate_os_errors(self.partial), contextlib.ExitStack() as if_refused:
+            self._stream = if_refused.enter_context(os.fdopen(os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b"))
+            refuse_taken(self._stream.fileno(), self.path, who="run", fix="wait for it, or choose another run.name")
+            self._check_place()
+            self._open_journal(is_new=is_new)
+            if_refused.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -16,7 +16,7 @@ from coordexp.semantics.bert import Bert, is_plain_bert, read_bert
 from coordexp.semantics.cache import CachedEncoder
 from coordexp.semantics.lookup import DEFAULT_ENCODER, EncoderFiles, find_encoder
 from coordexp.semantics.protocol import TextEncoder, Vectors
-from coordexp.types.errors import BackendError
+from coordexp.types.errors import BackendError, first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -144,7 +144,7 @@ class TransformersEncoder:
             tokenizer = AutoTokenizer.from_pretrained(self.files.folder, local_files_only=True, trust_remote_code=False)
             model = AutoModel.from_pretrained(self.files.folder, local_files_only=True, trust_remote_code=False, use_safetensors=True)
         except (OSError, ValueError, SafetensorError) as error:
-            what = f"cannot be opened as a text encoder ({str(error).splitlines()[0]})"
+            what = f"cannot be opened as a text encoder ({first_line(error)})"
             raise BackendError(what, where=str(self.files.folder), fix="name a folder with a sentence encoder") from error
         return tokenizer, model.eval().to(self._device)
 
@@ -179,7 +179,7 @@ def _checked_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without the device raises AssertionError
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise BackendError(f"the text encoder cannot run on device '{device}': {reason}", fix="choose --semantic-device cpu") from error
     return device
 

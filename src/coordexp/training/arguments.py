@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from coordexp.training.selection import best_metric
 from coordexp.training.sharding import number_formats, refuse_engine, sharding_arguments
-from coordexp.types.errors import ConfigError
+from coordexp.types.errors import ConfigError, first_line
 
 _IGNORED: Final[dict[str, tuple[Any, str]]] = {
     "label_smoothing_factor": (0.0, "the losses have soft targets of their own (custom.coord_soft_ce_w1)"),
@@ -110,7 +110,7 @@ def build_arguments(values: Mapping[str, Any], *, run_folder: Path, needs_metric
         arguments = TrainingArguments(**{**passed, **ours, **best_metric(values, is_needed=needs_metric)})
         _try_optimizer(arguments)
     except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"transformers refuses these settings ({str(error).splitlines()[0]})", where="training") from error
+        raise ConfigError(f"transformers refuses these settings ({first_line(error)})", where="training") from error
     if arguments.fsdp:
         plugin: Any = arguments.fsdp_plugin_args
         plugin["mixed_precision_policy"] = number_formats(bf16=arguments.bf16)

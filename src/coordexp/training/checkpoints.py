@@ -10,7 +10,7 @@ from pickle import UnpicklingError  # an error of torch; nothing is read with it
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
-from coordexp.types.errors import CheckpointError, OutputError
+from coordexp.types.errors import CheckpointError, OutputError, first_line
 from coordexp.types.files import atomic_folder, translate_os_errors
 
 _TRAINING_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "trainer_state.json")
@@ -37,7 +37,7 @@ def check_states(checkpoint: Path) -> None:
             with safe_globals():
                 torch.load(file, weights_only=True, mmap=True, map_location="cpu")
         except (UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-            reason = "it holds something else than tensors and plain values" if isinstance(error, UnpicklingError) else str(error).strip().splitlines()[0]
+            reason = "it holds something else than tensors and plain values" if isinstance(error, UnpicklingError) else first_line(error)
             raise CheckpointError(f"{file.name} is not opened ({reason})", where=str(checkpoint), fix="resume from another checkpoint of the run") from error
 
 

@@ -18,6 +18,7 @@ from coordexp.geometry.bins import NUM_BINS
 from coordexp.losses.coordinates import CoordTerms
 from coordexp.losses.rows import RowResult
 from coordexp.metrics.registry import REGISTRY
+from coordexp.types.errors import first_line
 from coordexp.types.metrics import Metric, Reduction
 
 _TOP = 5
@@ -106,7 +107,7 @@ class Stage1Monitor:
         except (RuntimeError, ArithmeticError, IndexError, ValueError) as error:
             tally.cut(length)
             del self._diagnostics[name]
-            warnings.warn(f"the diagnostic '{name}' failed ({str(error).splitlines()[0]}) and is switched off; training goes on without it", stacklevel=2)
+            warnings.warn(f"the diagnostic '{name}' failed ({first_line(error)}) and is switched off; training goes on without it", stacklevel=2)
 
     def _add_losses(self, tally: Tally, rows: RowResult, terms: CoordTerms, supervision: Supervision, num_samples: int) -> None:
         text_sum = (supervision.text_weight * rows.text_ce).sum(dtype=torch.float64)

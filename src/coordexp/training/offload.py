@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from coordexp.types.errors import BackendError
+from coordexp.types.errors import BackendError, first_line
 
 
 class Sleeper(Protocol):
@@ -153,7 +153,7 @@ def _move(groups: Sequence[Sequence[Tensor]], places: Sequence[torch.device], *,
             copy = torch.empty(flat.numel(), dtype=torch.uint8, device=place, pin_memory=pinned)
             copies.append(copy.copy_(flat, non_blocking=True))
     except RuntimeError as error:
-        raise BackendError(f"{what} ({str(error).splitlines()[0]})", fix="lower vllm.gpu_memory_utilization, or turn rollout_matching.offload off") from error
+        raise BackendError(f"{what} ({first_line(error)})", fix="lower vllm.gpu_memory_utilization, or turn rollout_matching.offload off") from error
     if any(device.type == "cuda" for device in (*places, *(group[0].device for group in groups))):
         torch.cuda.synchronize()
     for group, copy in zip(groups, copies, strict=True):

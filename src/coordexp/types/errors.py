@@ -34,6 +34,11 @@ def _rebuild(kind: type[UserError], what: str, where: str | None, fix: str | Non
     return kind(what, where=where, fix=fix)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing: enough of a library's error for a sentence of ours."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class ConfigError(UserError):
     """A configuration file or override that cannot be used."""
 

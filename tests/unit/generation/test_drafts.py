@@ -88,12 +88,14 @@ def test_nothing_is_guessed_where_nothing_was_seen() -> None:
     assert drafter.guesses([0, 1, 2], [True, True, False]) == [[6, 5, 6, 5, 6, 5, 6], [0] * 7, [0] * 7]
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordexp.generation.drafts._MAX_CONTEXTS", 50)
-    drafter = Drafter(1, coord_ids=())
+@pytest.mark.parametrize(("most", "guess"), [(10_000, [1]), (50, [])])
+def test_what_was_seen_is_forgotten_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch, most: int, guess: list[int]) -> None:
+    monkeypatch.setattr("coordexp.generation.drafts._MAX_CONTEXTS", most)
+    drafter = Drafter(2, coord_ids=())
     for token in range(1000):
         drafter.push(0, token)
-    assert drafter.num_contexts < 60
+    drafter.push(1, 0)
+    assert drafter.guess(1) == guess
 
 
 @pytest.fixture(scope="module")
